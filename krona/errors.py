@@ -1,0 +1,20 @@
+"""Errors that a user can act on: KronaError, and NonFiniteLoss for a training that diverged."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class KronaError(ValueError):
+    """A wrong input or setting; the message says what, what was got, and the nearest fix."""
+
+
+class NonFiniteLoss(KronaError):
+    """The loss or its gradient became NaN or infinite; the trial has failed."""
+
+
+def nearest(got: str, valid: Iterable[str]) -> str:
+    """Name the valid values for an error message, the closest to `got` first."""
+    names = sorted(valid)
+    close = get_close_matches(got, names, n=1, cutoff=0.5)
+    listed = ", ".join(names) or "none"
+    return f"did you mean '{close[0]}'? Known: {listed}" if close else f"known: {listed}"
