@@ -1,0 +1,1 @@
+"""Scores of generated images: subject fidelity, prompt fidelity, and their calibrated balance."""

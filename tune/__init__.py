@@ -1,0 +1,1 @@
+"""The search: Ray slots that train adapters, Optuna that proposes settings, MLflow that records."""
