@@ -1,0 +1,169 @@
+"""Scoring an adapter: the base with whatever is injected in, images and their scores out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evals.balance import Anchors, Scale, balance
+from evals.encoders import ClipEncoder, DinoEncoder
+from evals.scores import (
+    Score,
+    mismatched_fidelity,
+    pairwise_similarity,
+    prompt_fidelity,
+    subject_fidelity,
+)
+from krona.cache import Cache
+from krona.checkpoint import Base
+from krona.photos import Photos
+from krona.sample import sample
+from krona.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How images are made for a score: equal prompts, seeds and sampler for every adapter."""
+
+    num_per_prompt: int = 1
+    """Images for each prompt."""
+    num_sampling_steps: int = 20
+    """Denoising steps of the sampler."""
+    guidance_scale: float = 4.0
+    """Weight of classifier-free guidance."""
+    seed: int = 1
+    """Seed of the starting noise; image i of prompt j has the same noise in every trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Images in prompt order (num_per_prompt for each), their scores, and calibrated values."""
+
+    prompts: tuple[str, ...]
+    images: tuple[Image.Image, ...]
+    scores: dict[str, Score]
+    calibrated: dict[str, float]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for a tracker: each score, its standard error, and the calibrated values."""
+        flat = {name: score.mean for name, score in self.scores.items()}
+        flat |= {f"{name}_se": score.se for name, score in self.scores.items()}
+        return flat | self.calibrated
+
+
+class Scorer:
+    """Scores of one subject on one base, calibrated once and kept in the cache.
+
+    Args:
+        base: the base model, without an adapter injected.
+        clip: encoder of CLIP-T and CLIP-I.  dino: encoder of DINO, where its weights are at hand.
+    Raises: KronaError if the encoders cannot tell the subject's photos from the base's samples.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        subject: Subject,
+        photos: Photos,
+        *,
+        clip: ClipEncoder,
+        dino: DinoEncoder | None = None,
+        protocol: Protocol,
+        cache: Cache,
+    ) -> None:
+        self.subject = subject
+        self.protocol = protocol
+        self._cache = cache
+        self._clip = clip
+        self._image_encoders: dict[str, ClipEncoder | DinoEncoder] = {"clip_i": clip}
+        if dino is not None:
+            self._image_encoders["dino"] = dino
+        pictures = photo_images(photos)
+        self._photos = {
+            name: encoder.images(pictures) for name, encoder in self._image_encoders.items()
+        }
+        self._texts = clip.texts(self._repeat(subject.class_prompts))
+        self.anchors = self._calibrate(base, photos)
+
+    def evaluate(self, base: Base) -> Evaluation:
+        """Sample the subject's prompts from `base` as it stands and score the images."""
+        return self.score(self._sample(base, self.subject.instance_prompts))
+
+    def score(self, images: Sequence[Image.Image]) -> Evaluation:
+        """Score images in prompt order, `num_per_prompt` for each of the subject's prompts."""
+        features = {name: encoder.images(images) for name, encoder in self._image_encoders.items()}
+        scores = {
+            name: subject_fidelity(features[name], self._photos[name]) for name in self._photos
+        }
+        scores["clip_t"] = prompt_fidelity(features["clip_i"], self._texts)
+        calibrated = balance(
+            self.anchors,
+            subject={name: scores[name].mean for name in self._photos},
+            prompt=scores["clip_t"].mean,
+        )
+        return Evaluation(
+            prompts=tuple(self._repeat(self.subject.instance_prompts)),
+            images=tuple(images),
+            scores=scores,
+            calibrated=calibrated,
+        )
+
+    def _repeat(self, prompts: Sequence[str]) -> list[str]:
+        return [prompt for prompt in prompts for _ in range(self.protocol.num_per_prompt)]
+
+    def _sample(self, base: Base, prompts: Sequence[str]) -> list[Image.Image]:
+        return sample(
+            base,
+            prompts,
+            num_per_prompt=self.protocol.num_per_prompt,
+            steps=self.protocol.num_sampling_steps,
+            guidance_scale=self.protocol.guidance_scale,
+            seed=self.protocol.seed,
+            cache=self._cache,
+        )
+
+    def _calibrate(self, base: Base, photos: Photos) -> Anchors:
+        key = {
+            "what": "anchors",
+            "base": base.content_hash,
+            "photos": photos.hashes,
+            "resolution": photos.pixels.shape[-1],
+            "subject": [self.subject.instance_prompts, self.subject.class_prompts],
+            "encoders": {name: encoder.name for name, encoder in self._image_encoders.items()},
+            "protocol": asdict(self.protocol),
+        }
+        raw = self._cache.get(key, lambda: self._anchor_values(base))
+        scale = {name: Scale(zero=float(low), one=float(high)) for name, (low, high) in raw.items()}
+        return Anchors(prompt=scale.pop("clip_t"), subject=scale)
+
+    def _anchor_values(self, base: Base) -> dict[str, Tensor]:
+        """(zero, one) of each score: a tensor of two by name."""
+        plain = self._clip.images(self._sample(base, self.subject.class_prompts))
+        unadapted = self._sample(base, self.subject.instance_prompts)
+        values = {
+            "clip_t": (
+                mismatched_fidelity(plain, self._texts),
+                prompt_fidelity(plain, self._texts).mean,
+            )
+        }
+        for name, encoder in self._image_encoders.items():
+            photos = self._photos[name]
+            values[name] = (
+                subject_fidelity(encoder.images(unadapted), photos).mean,
+                pairwise_similarity(photos),
+            )
+        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in values.items()}
+
+
+def photo_images(photos: Photos) -> list[Image.Image]:
+    """The photos as the model sees them, as pictures; one photo comes with its mirror image.
+
+    The mirror image gives a single photo something to be compared with.
+    """
+    pixels = photos.pixels
+    if pixels.shape[0] == 1:
+        pixels = torch.cat([pixels, pixels.flip(-1)])
+    array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(row.permute(1, 2, 0).numpy()) for row in array]
