@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evals.balance import Anchors, Scale, balance
 from evals.encoders import ClipEncoder, DinoEncoder
+from evals.protocol import Protocol
 from evals.scores import (
     Score,
     mismatched_fidelity,
@@ -21,20 +22,6 @@ from krona.checkpoint import Base
 from krona.photos import Photos
 from krona.sample import sample
 from krona.subject import Subject
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How images are made for a score: equal prompts, seeds and sampler for every adapter."""
-
-    num_per_prompt: int = 1
-    """Images for each prompt."""
-    num_sampling_steps: int = 20
-    """Denoising steps of the sampler."""
-    guidance_scale: float = 4.0
-    """Weight of classifier-free guidance."""
-    seed: int = 1
-    """Seed of the starting noise; image i of prompt j has the same noise in every trial."""
 
 
 @dataclass(frozen=True, kw_only=True)

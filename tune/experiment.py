@@ -3,120 +3,30 @@
 `krona train` runs it in the terminal, a slot runs it for the search; neither knows the other.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 
-from evals.encoders import TOYLAND, load_clip, load_dino
-from evals.scorer import Evaluation, Protocol, Scorer
+from evals.encoders import load_clip, load_dino
+from evals.scorer import Evaluation, Scorer
 from krona.adapter import AdapterConfig, Projection
 from krona.adapter_file import Manifest, save_adapter
 from krona.cache import Cache, default_cache_dir
 from krona.checkpoint import Base, load_base
-from krona.errors import KronaError, nearest
 from krona.inject import Adapter, inject
 from krona.photos import Photos, load_photos
 from krona.subject import Subject, load_subject
 from krona.train import Record, TrainConfig, TrainData, TrainState, prepare_data, train
+from tune.config import ExperimentConfig, TrialSettings
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"
-OPENAI_CLIP = "ViT-B-32:openai"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """What every trial on one subject and base shares."""
-
-    subject: str = "monster"
-    """Name of an embedded subject (monster, duck, backpack, teapot), or of your own."""
-    photos: Path | None = None
-    """Folder with 3-6 photos of your own subject."""
-    class_noun: str | None = None
-    """What the subject is, in one plain noun ("dog"); required with --photos."""
-    identifier: str | None = None
-    """Rare token that stands for the subject in prompts [default: sks]."""
-    base: str = TOYLAND
-    """Checkpoint: 'toyland', a folder in diffusers layout, or a single .safetensors file."""
-    scorer: str | None = None
-    """open_clip scorer: 'toyland', a local folder, or MODEL:PRETRAINED
-    [default: toyland for the embedded base, else ViT-B-32:openai]."""
-    dino: str | None = None
-    """DINO encoder for the subject score: a transformers folder or name, or timm:NAME."""
-    resolution: int | None = None
-    """Side of the training images in pixels [default: the checkpoint's own]."""
-    batch_size: int = 4
-    """Images in one optimizer step."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Arithmetic of the forward and backward pass."""
-    eval_every: int = 40
-    """Steps between evaluations (samples, scores, a saved state); also after the last step."""
-    protocol: Protocol = field(default_factory=Protocol)
-    """How images are made for the scores."""
-    device: str | None = None
-    """Torch device [default: cuda if there is one, else cpu]."""
-    cache_dir: Path | None = None
-    """Folder of cached latents, embeddings and anchors [default: $KRONA_CACHE or ~/.cache/krona]."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSettings:
-    """What one trial may set differently from the next."""
-
-    kind: Literal["krona", "lora"] = "krona"
-    """Adapter: Kronecker (A ⊗ B) or LoRA as the baseline."""
-    a1: int = 4
-    """Rows of A; divides the output size of every adapted layer."""
-    a2: int = 64
-    """Columns of A; divides the input size of every adapted layer."""
-    rank: int = 4
-    """Rank (LoRA only)."""
-    learning_rate: float = 5e-4
-    """Peak AdamW learning rate."""
-    steps: int = 160
-    """Optimizer steps."""
-    targets: str = "qkvo"
-    """Adapted attention projections: any of the letters q, k, v, o."""
-    init: Literal["kaiming", "normal"] = "kaiming"
-    """Distribution of A's starting values; B starts at zero."""
-    seed: int = 0
-    """Seed of the adapter, the batches and the noise."""
-
-    def __post_init__(self) -> None:
-        if not self.targets or set(self.targets) - set("qkvo"):
-            raise KronaError(f"targets='{self.targets}' must be letters out of q, k, v, o: 'qkvo'")
-        if self.steps < 1:
-            raise KronaError(f"steps={self.steps} must be 1 or more")
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "TrialSettings":
-        """Read a search's flat dictionary; an unknown name is refused."""
-        for name in settings:
-            if name not in cls.__dataclass_fields__:
-                hint = nearest(name, cls.__dataclass_fields__)
-                raise KronaError(f"unknown trial setting '{name}'; {hint}")
-        return cls(**settings)
-
-    def adapter_config(self) -> AdapterConfig:
-        """The adapter that these settings describe."""
-        targets: tuple[Projection, ...] = tuple(p for p in ("q", "k", "v", "o") if p in self.targets)
-        return AdapterConfig(
-            kind=self.kind,
-            factors=(self.a1, self.a2),
-            rank=self.rank,
-            targets=targets,
-            init=self.init,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +72,11 @@ class Resident:
         )
         base = load_base(config.base, device=device)
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
-        clip_source = config.scorer or (TOYLAND if config.base == TOYLAND else OPENAI_CLIP)
         scorer = Scorer(
             base,
             subject,
             photos,
-            clip=load_clip(clip_source, device=device),
+            clip=load_clip(config.clip_source, device=device),
             dino=load_dino(config.dino, device=device) if config.dino else None,
             protocol=config.protocol,
             cache=cache,
@@ -177,26 +86,38 @@ class Resident:
     def train_config(self, settings: TrialSettings) -> TrainConfig:
         """The training run that `settings` describe on this base."""
         return TrainConfig(
-            adapter=settings.adapter_config(),
+            adapter=adapter_config(settings),
             learning_rate=settings.learning_rate,
             steps=settings.steps,
             batch_size=self.config.batch_size,
             mixed_precision=self.config.mixed_precision,
             seed=settings.seed,
-            report_every=min(10, self.config.eval_every),
+            report_every=math.gcd(10, self.config.eval_every),
             resolution=self.config.resolution,
         )
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""
         return Manifest.create(
-            config=settings.adapter_config(),
+            config=adapter_config(settings),
             base=self.base,
             subject=self.subject,
             steps=step,
             seed=settings.seed,
             learning_rate=settings.learning_rate,
         )
+
+
+def adapter_config(trial: TrialSettings) -> AdapterConfig:
+    """The adapter that a trial's settings describe."""
+    targets: tuple[Projection, ...] = tuple(p for p in ("q", "k", "v", "o") if p in trial.targets)
+    return AdapterConfig(
+        kind=trial.kind,
+        factors=(trial.a1, trial.a2),
+        rank=trial.rank,
+        targets=targets,
+        init=trial.init,
+    )
 
 
 def run_experiment(

@@ -1,0 +1,99 @@
+"""What a trial is told: ExperimentConfig for all trials of a subject, TrialSettings for each one.
+
+Imports nothing heavy, so that `krona --help` and the search's thin trials start at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from evals.protocol import Protocol
+from krona.errors import KronaError, nearest
+
+TOYLAND = "toyland"
+OPENAI_CLIP = "ViT-B-32:openai"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """What every trial on one subject and base shares."""
+
+    subject: str = "monster"
+    """Name of an embedded subject (monster, duck, backpack, teapot), or of your own."""
+    photos: Path | None = None
+    """Folder with 3-6 photos of your own subject."""
+    class_noun: str | None = None
+    """What the subject is, in one plain noun ("dog"); required with --photos."""
+    identifier: str | None = None
+    """Rare token that stands for the subject in prompts [default: sks]."""
+    base: str = TOYLAND
+    """Checkpoint: 'toyland', a folder in diffusers layout, or a single .safetensors file."""
+    scorer: str | None = None
+    """open_clip scorer: 'toyland', a local folder, or MODEL:PRETRAINED [default: toyland for the
+    embedded base, else ViT-B-32:openai]."""
+    dino: str | None = None
+    """DINO encoder for the subject score: a transformers folder or name, or timm:NAME."""
+    resolution: int | None = None
+    """Side of the training images in pixels [default: the checkpoint's own]."""
+    batch_size: int = 4
+    """Images in one optimizer step."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of the forward and backward pass."""
+    eval_every: int = 40
+    """Steps between evaluations (samples, scores, a saved state); also after the last step."""
+    protocol: Protocol = field(default_factory=Protocol)
+    """How images are made for the scores."""
+    device: str | None = None
+    """Torch device [default: cuda if there is one, else cpu]."""
+    cache_dir: Path | None = None
+    """Folder of cached latents, embeddings and anchors [default: $KRONA_CACHE or ~/.cache/krona]."""
+
+    @property
+    def clip_source(self) -> str:
+        """The scorer to load: the given one, or the one that suits the base."""
+        return self.scorer or (TOYLAND if self.base == TOYLAND else OPENAI_CLIP)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
+    """What one trial may set differently from the next."""
+
+    kind: Literal["krona", "lora"] = "krona"
+    """Adapter: Kronecker (A ⊗ B) or LoRA as the baseline."""
+    a1: int = 4
+    """Rows of A; divides the output size of every adapted layer."""
+    a2: int = 64
+    """Columns of A; divides the input size of every adapted layer."""
+    rank: int = 4
+    """Rank (LoRA only)."""
+    learning_rate: float = 5e-4
+    """Peak AdamW learning rate."""
+    steps: int = 160
+    """Optimizer steps."""
+    targets: str = "qkvo"
+    """Adapted attention projections: any of the letters q, k, v, o."""
+    init: Literal["kaiming", "normal"] = "kaiming"
+    """Distribution of A's starting values; B starts at zero."""
+    seed: int = 0
+    """Seed of the adapter, the batches and the noise."""
+
+    def __post_init__(self) -> None:
+        if not self.targets or set(self.targets) - set("qkvo"):
+            raise KronaError(f"targets='{self.targets}' must be letters out of q, k, v, o: 'qkvo'")
+        if self.steps < 1:
+            raise KronaError(f"steps={self.steps} must be 1 or more")
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "TrialSettings":
+        """Read a search's flat dictionary; an unknown name is refused."""
+        for name in settings:
+            if name not in cls.__dataclass_fields__:
+                hint = nearest(name, cls.__dataclass_fields__)
+                raise KronaError(f"unknown trial setting '{name}'; {hint}")
+        return cls(**settings)
