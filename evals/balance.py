@@ -26,9 +26,9 @@ class Scale:
     def __post_init__(self) -> None:
         if not self.one > self.zero:
             raise KronaError(
-                f"the scorer cannot tell good from bad here: its upper anchor {self.one:.3f} is not "
-                f"above its lower anchor {self.zero:.3f}. Check that the photos show one subject "
-                "and that the scorer suits the checkpoint (--scorer)"
+                f"the scorer cannot tell good from bad here: its upper anchor {self.one:.3f} is "
+                f"not above its lower anchor {self.zero:.3f}. Check that the photos show one "
+                "subject and that the scorer suits the checkpoint (--scorer)"
             )
 
     def __call__(self, value: float) -> float:
@@ -38,7 +38,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Anchors:
-    """The calibration of one base and subject: a scale for each subject encoder, one for prompts."""
+    """Calibration of one base and subject: a scale for each subject encoder, one for prompts."""
 
     subject: Mapping[str, Scale]
     prompt: Scale

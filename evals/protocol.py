@@ -7,11 +7,11 @@ from dataclasses import dataclass
 class Protocol:
     """How images are made for a score: equal prompts, seeds and sampler for every adapter."""
 
-    num_per_prompt: int = 1
+    images_per_prompt: int = 1
     """Images for each prompt."""
-    num_sampling_steps: int = 20
+    sampling_steps: int = 20
     """Denoising steps of the sampler."""
     guidance_scale: float = 4.0
     """Weight of classifier-free guidance."""
-    seed: int = 1
+    sampling_seed: int = 1
     """Seed of the starting noise; image i of prompt j has the same noise in every trial."""

@@ -26,7 +26,7 @@ from krona.subject import Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Images in prompt order (num_per_prompt for each), their scores, and calibrated values."""
+    """Images in prompt order (images_per_prompt for each), their scores, and calibrated values."""
 
     prompts: tuple[str, ...]
     images: tuple[Image.Image, ...]
@@ -79,7 +79,7 @@ class Scorer:
         return self.score(self._sample(base, self.subject.instance_prompts))
 
     def score(self, images: Sequence[Image.Image]) -> Evaluation:
-        """Score images in prompt order, `num_per_prompt` for each of the subject's prompts."""
+        """Score images in prompt order, `images_per_prompt` for each of the subject's prompts."""
         features = {name: encoder.images(images) for name, encoder in self._image_encoders.items()}
         scores = {
             name: subject_fidelity(features[name], self._photos[name]) for name in self._photos
@@ -98,16 +98,16 @@ class Scorer:
         )
 
     def _repeat(self, prompts: Sequence[str]) -> list[str]:
-        return [prompt for prompt in prompts for _ in range(self.protocol.num_per_prompt)]
+        return [prompt for prompt in prompts for _ in range(self.protocol.images_per_prompt)]
 
     def _sample(self, base: Base, prompts: Sequence[str]) -> list[Image.Image]:
         return sample(
             base,
             prompts,
-            num_per_prompt=self.protocol.num_per_prompt,
-            steps=self.protocol.num_sampling_steps,
+            num_per_prompt=self.protocol.images_per_prompt,
+            steps=self.protocol.sampling_steps,
             guidance_scale=self.protocol.guidance_scale,
-            seed=self.protocol.seed,
+            seed=self.protocol.sampling_seed,
             cache=self._cache,
         )
 

@@ -47,7 +47,7 @@ class ExperimentConfig:
     device: str | None = None
     """Torch device [default: cuda if there is one, else cpu]."""
     cache_dir: Path | None = None
-    """Folder of cached latents, embeddings and anchors [default: $KRONA_CACHE or ~/.cache/krona]."""
+    """Folder of cached latents, embeddings, anchors [default: $KRONA_CACHE or ~/.cache/krona]."""
 
     @property
     def clip_source(self) -> str:

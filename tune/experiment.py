@@ -40,7 +40,7 @@ class Report:
 
 
 class Resident:
-    """What stays loaded from trial to trial: the frozen base, the photos, the scorer, the caches."""
+    """What stays loaded from trial to trial: frozen base, photos, scorer, caches."""
 
     def __init__(
         self,
