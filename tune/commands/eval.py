@@ -1,0 +1,41 @@
+"""`krona eval`: the scores of adapters, side by side with the base."""
+
+import tyro
+
+from tune.config import ExperimentConfig
+
+
+def evaluate(
+    adapters: tyro.conf.Positional[tuple[str, ...]],
+    experiment: ExperimentConfig,
+    *,
+    tracking_uri: str | None = None,
+) -> None:
+    """Score adapters on one subject: CLIP-T, CLIP-I, DINO with standard errors, and balance.
+
+    Args:
+        adapters: Adapter files, or the MLflow runs that hold them.
+        tracking_uri: MLflow store of the runs [default: $MLFLOW_TRACKING_URI or
+            sqlite:///mlflow.db].
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from tune.adapted import attach, find_adapter
+    from tune.experiment import Resident
+
+    resident = Resident.load(experiment)
+    rows = {"base, no adapter": resident.scorer.evaluate(resident.base)}
+    for name in adapters:
+        attached = attach(resident.base, find_adapter(name, tracking_uri=tracking_uri))
+        try:
+            rows[name] = resident.scorer.evaluate(resident.base)
+        finally:
+            attached.eject()
+    scores = list(next(iter(rows.values())).scores)
+    table = Table("adapter", *(f"{name} ± se (n)" for name in scores), "subject", "prompt", "balance")
+    for name, evaluation in rows.items():
+        cells = [f"{s.mean:.3f} ± {s.se:.3f} ({s.n})" for s in evaluation.scores.values()]
+        cells += [f"{evaluation.calibrated[k]:.3f}" for k in ("subject", "prompt", "balance")]
+        table.add_row(name, *cells)
+    Console().print(table)

@@ -1,0 +1,56 @@
+"""`krona sample`: pictures from a base, with an adapter or without."""
+
+from pathlib import Path
+
+import tyro
+
+
+def sample(
+    prompts: tyro.conf.Positional[tuple[str, ...]],
+    *,
+    adapter: str | None = None,
+    base: str | None = None,
+    output: Path = Path("samples"),
+    images_per_prompt: int = 4,
+    sampling_steps: int = 20,
+    guidance_scale: float = 4.0,
+    seed: int = 0,
+    tracking_uri: str | None = None,
+) -> None:
+    """Write pictures of prompts; a prompt may say {} where the adapter's subject goes.
+
+    Args:
+        prompts: What to draw: "a {} on the beach".
+        adapter: Adapter file, or the MLflow run that holds it [default: none, the plain base].
+        base: Checkpoint [default: the one the adapter was trained on, else toyland].
+        output: Folder that gets one PNG for each image, and sheet.png with all of them.
+        images_per_prompt: Images for each prompt.
+        sampling_steps: Denoising steps of the sampler.
+        guidance_scale: Weight of classifier-free guidance.
+        seed: Seed of the starting noise.
+        tracking_uri: MLflow store of the run [default: $MLFLOW_TRACKING_URI or
+            sqlite:///mlflow.db].
+    """
+    from evals.sheet import contact_sheet
+    from krona import sample as sampling
+    from tune.adapted import load_adapted
+
+    adapted = load_adapted(adapter, base=base, tracking_uri=tracking_uri)
+    filled = [prompt.replace("{}", adapted.subject_noun) for prompt in prompts]
+    images = sampling.sample(
+        adapted.base,
+        filled,
+        num_per_prompt=images_per_prompt,
+        steps=sampling_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row, prompt in enumerate(filled):
+        pictures = images[row * images_per_prompt : (row + 1) * images_per_prompt]
+        for number, picture in enumerate(pictures):
+            picture.save(output / f"{row:02d}_{number:02d}.png")
+        rows.append((prompt, pictures))
+    contact_sheet(rows).save(output / "sheet.png")
+    print(f"{len(images)} images in {output}, all on {output / 'sheet.png'}")

@@ -1,0 +1,47 @@
+"""`krona train`: one adapter with given settings, trained and scored in this process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tune.config import ExperimentConfig, TrialSettings
+
+
+def train(
+    experiment: ExperimentConfig,
+    trial: TrialSettings,
+    *,
+    output: Path = Path("krona-runs/train"),
+    resume: bool = False,
+) -> None:
+    """Train and score one adapter; --resume continues an interrupted run bit for bit.
+
+    Args:
+        output: Folder that gets adapter.safetensors, state.safetensors and the last samples.
+        resume: Continue from the state in the output folder.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tune.experiment import ADAPTER_FILE, Report, Resident, run_experiment
+
+    console = Console()
+    with console.status("loading the checkpoint and calibrating the scorer"):
+        resident = Resident.load(experiment)
+    settings = vars(trial)
+    last = Report(step=0, metrics={})
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"training {trial.kind}", total=trial.steps)
+        for report in run_experiment(resident, settings, output, resume=resume):
+            progress.update(task, completed=report.step)
+            if report.is_evaluation:
+                last = report
+                console.print(_line(report.step, report.metrics))
+    for key, image in last.images:
+        image.save(output / f"{key}.png")
+    console.print(f"adapter: {output / ADAPTER_FILE}  ({last.metrics['num_params']:,} parameters)")
+
+
+def _line(step: int, metrics: Mapping[str, float]) -> str:
+    names = ("train_loss", "fixed_loss", "clip_t", "clip_i", "dino", "subject", "prompt", "balance")
+    shown = [f"{name} {metrics[name]:.3f}" for name in names if name in metrics]
+    return f"step {step:>5}  " + "  ".join(shown)
