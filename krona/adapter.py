@@ -1,0 +1,190 @@
+"""What an adapter is: AdapterConfig, and the two layers it puts around a frozen nn.Linear."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import isfinite, sqrt
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from krona.errors import KronaError, nearest
+from krona.kron import kron_linear
+
+Kind = Literal["krona", "lora"]
+Projection = Literal["q", "k", "v", "o"]
+Init = Literal["kaiming", "normal"]
+Factors = tuple[int, int]
+
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The shape of an adapter and its start; validated when built.
+
+    Attributes:
+        kind: "krona" adds scale·A ⊗ B to each target layer, "lora" adds scale·up·down.
+        factors: (a1, a2), the shape of A, for all projections or for each (krona only).
+        rank: rows of down (lora only).
+        targets: attention projections to adapt; kept in the order q, k, v, o.
+        init: law of the random factor, A or down; the other starts at zero. "kaiming" is uniform
+            in ±1/√columns, "normal" has the standard deviation 1/rows (the paper's).
+        scale: constant that multiplies the update.
+    """
+
+    kind: Kind = "krona"
+    factors: Factors | Mapping[Projection, Factors] = (4, 64)
+    rank: int = 4
+    targets: tuple[Projection, ...] = PROJECTIONS
+    init: Init = "kaiming"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, get_args(Kind))
+        _check_choice("init", self.init, get_args(Init))
+        for target in self.targets:
+            _check_choice("target", target, PROJECTIONS)
+        if not self.targets:
+            raise KronaError(f"targets is empty; choose some of {', '.join(PROJECTIONS)}")
+        if not _is_count(self.rank):
+            raise KronaError(f"rank={self.rank!r} is not a positive integer")
+        if not isfinite(self.scale):
+            raise KronaError(f"scale={self.scale} is not finite")
+        object.__setattr__(self, "targets", tuple(p for p in PROJECTIONS if p in self.targets))
+        object.__setattr__(self, "factors", _check_factors(self.factors, self.targets))
+
+    def factors_of(self, projection: Projection) -> Factors:
+        """The (a1, a2) of one projection."""
+        if isinstance(self.factors, Mapping):
+            return self.factors[projection]
+        return self.factors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; from_dict reads them back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["targets"] = list(self.targets)
+        if isinstance(self.factors, Mapping):
+            values["factors"] = {p: list(pair) for p, pair in self.factors.items()}
+        else:
+            values["factors"] = list(self.factors)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "AdapterConfig":
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise KronaError(f"unknown adapter setting '{name}'; {nearest(name, known)}")
+        return cls(**values)
+
+
+class KronLinear(nn.Module):
+    """A frozen linear layer plus scale·A ⊗ B, which is never formed in the forward.
+
+    Args:
+        base: (out, in) layer; it stays as it is.
+        factors: (a1, a2), dividing out and in.
+        generator: draws A on the CPU; B starts at zero, so the output starts bit-equal to base's.
+    """
+
+    factor_names: ClassVar[tuple[str, str]] = ("A", "B")
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        factors: Factors,
+        *,
+        init: Init,
+        scale: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        a1, a2 = factors
+        self.base = base
+        self.scale = scale
+        device = base.weight.device
+        b_shape = base.out_features // a1, base.in_features // a2
+        self.A = nn.Parameter(_random_factor(factors, init, generator).to(device))
+        self.B = nn.Parameter(torch.zeros(b_shape, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kron_linear(x, self.base.weight, self.base.bias, self.A, self.B, self.scale)
+
+    @torch.no_grad()
+    def delta(self) -> Tensor:
+        """(out, in) float32 update of the weight."""
+        return self.scale * torch.kron(self.A, self.B)
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus scale·up·down: the baseline, with KronLinear's interface.
+
+    Args:
+        base: (out, in) layer; it stays as it is.
+        rank: rows of down (rank, in) and columns of up (out, rank).
+        generator: draws down on the CPU; up starts at zero.
+    """
+
+    factor_names: ClassVar[tuple[str, str]] = ("down", "up")
+
+    def __init__(
+        self, base: nn.Linear, rank: int, *, init: Init, scale: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = scale
+        device = base.weight.device
+        down = _random_factor((rank, base.in_features), init, generator)
+        self.down = nn.Parameter(down.to(device))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.linear(x, self.down.to(x.dtype))
+        update = F.linear(hidden, self.up.to(hidden.dtype))
+        return torch.add(self.base(x), update, alpha=self.scale)
+
+    @torch.no_grad()
+    def delta(self) -> Tensor:
+        """(out, in) float32 update of the weight."""
+        return self.scale * (self.up @ self.down)
+
+
+AdapterLayer = KronLinear | LoraLinear
+
+
+def _random_factor(shape: tuple[int, int], init: Init, generator: torch.Generator) -> Tensor:
+    rows, columns = shape
+    if init == "normal":
+        return torch.empty(shape).normal_(std=1 / rows, generator=generator)
+    bound = 1 / sqrt(columns)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _check_choice(name: str, got: str, valid: tuple[str, ...]) -> None:
+    if got not in valid:
+        raise KronaError(f"{name} '{got}' is unknown; {nearest(str(got), valid)}")
+
+
+def _check_factors(
+    factors: Any, targets: tuple[Projection, ...]
+) -> Factors | dict[Projection, Factors]:
+    if not isinstance(factors, Mapping):
+        return _check_pair(factors)
+    if set(factors) != set(targets):
+        raise KronaError(
+            f"factors are given for {', '.join(factors) or 'no projection'}, "
+            f"but the targets are {', '.join(targets)}; give one pair for each target"
+        )
+    return {projection: _check_pair(factors[projection]) for projection in targets}
+
+
+def _check_pair(pair: Any) -> Factors:
+    if isinstance(pair, tuple | list) and len(pair) == 2 and all(map(_is_count, pair)):
+        return cast(Factors, tuple(pair))
+    raise KronaError(f"factors {pair!r} are not two positive integers (a1, a2), such as (4, 64)")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,195 @@
+"""A UNet in, adapter layers around its attention linears out; Adapter.eject puts them back."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from krona.adapter import (
+    PROJECTIONS,
+    AdapterConfig,
+    AdapterLayer,
+    KronLinear,
+    LoraLinear,
+    Projection,
+)
+from krona.errors import KronaError
+from krona.kron import valid_factors
+
+_LINEAR_PATH = re.compile(r"(?:^|\.)attn[12]\.to_(q|k|v|out\.0)$")
+
+
+def attention_linears(
+    unet: nn.Module, targets: Iterable[Projection] = PROJECTIONS
+) -> dict[str, nn.Linear]:
+    """Find the target projections (to_q, to_k, to_v, to_out.0) of every attn1 and attn2.
+
+    Returns: path → linear, in the UNet's own order.
+    """
+    wanted = set(targets)
+    return {
+        path: module
+        for path, module in unet.named_modules()
+        if isinstance(module, nn.Linear)
+        and _LINEAR_PATH.search(path)
+        and projection_of(path) in wanted
+    }
+
+
+def projection_of(path: str) -> Projection:
+    """The projection of an attention linear's path: …attn1.to_out.0 is "o"."""
+    match = _LINEAR_PATH.search(path)
+    if match is None:
+        raise KronaError(f"'{path}' is not the path of an attention projection")
+    return cast(Projection, match[1][0])
+
+
+def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
+    """Put fresh adapter layers around the UNet's target projections.
+
+    Args:
+        unet: its target linears are replaced in place; on an error it is left untouched.
+        config: kind, factors, targets and init of the layers.
+        seed: of the random factors; equal seeds give bit-equal layers.
+    Raises: KronaError if an adapter is already there, no linear is found, or factors do not fit.
+    """
+    if any(isinstance(module, AdapterLayer) for module in unet.modules()):
+        raise KronaError("an adapter is already injected in this UNet; eject it first")
+    linears = attention_linears(unet, config.targets)
+    if not linears:
+        raise KronaError(
+            f"no attention projection to adapt in {type(unet).__name__}; "
+            "a UNet2DConditionModel has attn1 and attn2 with to_q, to_k, to_v and to_out.0"
+        )
+    if config.kind == "krona":
+        _check_fit(linears, config)
+    generator = torch.Generator().manual_seed(seed)
+    layers = {
+        path: _make_layer(path, linear, config, generator) for path, linear in linears.items()
+    }
+    _replace(unet, layers)
+    return Adapter(unet, config, layers)
+
+
+class Adapter:
+    """The adapter layers in a UNet, by path.
+
+    Attributes:
+        config: what was injected.
+        layers: path in the UNet → layer.
+        is_injected: whether the UNet still holds the layers.
+    """
+
+    def __init__(
+        self, unet: nn.Module, config: AdapterConfig, layers: dict[str, AdapterLayer]
+    ) -> None:
+        self._unet = unet
+        self.config = config
+        self.layers = layers
+        self.is_injected = True
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable factors, in a fixed order."""
+        return list(self._named_parameters().values())
+
+    @property
+    def num_params(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copy the factors: "<path>.A" and "<path>.B", or "<path>.down" and "<path>.up"."""
+        return {name: p.detach().clone() for name, p in self._named_parameters().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the factors in. Names and shapes must match exactly, or nothing is changed."""
+        parameters = self._named_parameters()
+        _check_names(set(state), set(parameters))
+        for name, parameter in parameters.items():
+            if state[name].shape != parameter.shape:
+                raise KronaError(
+                    f"'{name}' has the shape {tuple(state[name].shape)}, "
+                    f"but this adapter's is {tuple(parameter.shape)}"
+                )
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+    def eject(self) -> None:
+        """Put the frozen linears back: the UNet is exactly as before. Once out, do nothing."""
+        if self.is_injected:
+            _replace(self._unet, {path: layer.base for path, layer in self.layers.items()})
+            self.is_injected = False
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Eject, and give each linear a new weight W + delta in float32.
+
+        Raises: KronaError on half-precision weights, whose rounding would swallow the update.
+        """
+        for path, layer in self.layers.items():
+            if layer.base.weight.dtype not in (torch.float32, torch.float64):
+                raise KronaError(
+                    f"cannot merge into {layer.base.weight.dtype} weights ({path}): rounding would "
+                    "swallow the update; load the base in torch.float32"
+                )
+        self.eject()
+        for layer in self.layers.values():
+            layer.base.weight = nn.Parameter(
+                layer.base.weight + layer.delta(), requires_grad=layer.base.weight.requires_grad
+            )
+
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{path}.{name}": getattr(layer, name)
+            for path, layer in self.layers.items()
+            for name in layer.factor_names
+        }
+
+
+def _replace(unet: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    for path, module in modules.items():
+        unet.set_submodule(path, module, strict=True)
+
+
+def _make_layer(
+    path: str, linear: nn.Linear, config: AdapterConfig, generator: torch.Generator
+) -> AdapterLayer:
+    if config.kind == "lora":
+        return LoraLinear(
+            linear, config.rank, init=config.init, scale=config.scale, generator=generator
+        )
+    factors = config.factors_of(projection_of(path))
+    return KronLinear(linear, factors, init=config.init, scale=config.scale, generator=generator)
+
+
+def _check_fit(linears: Mapping[str, nn.Linear], config: AdapterConfig) -> None:
+    if isinstance(config.factors, tuple):
+        _check_divides(linears, config.factors)
+        return
+    for target, factors in config.factors.items():
+        peers = {path: linear for path, linear in linears.items() if projection_of(path) == target}
+        _check_divides(peers, factors)
+
+
+def _check_divides(layers: Mapping[str, nn.Linear], factors: tuple[int, int]) -> None:
+    """Raise unless a1 divides every out_features and a2 every in_features, naming what does."""
+    valid = valid_factors((layer.out_features, layer.in_features) for layer in layers.values())
+    for axis, size_name in enumerate(("out_features", "in_features")):
+        factor = factors[axis]
+        fits = sorted({pair[axis] for pair in valid})
+        for path, layer in layers.items():
+            size = getattr(layer, size_name)
+            if size % factor:
+                raise KronaError(
+                    f"a{axis + 1}={factor} does not divide {size_name}={size} of {path}; valid "
+                    f"for all these layers: a{axis + 1} = {', '.join(map(str, fits))}"
+                )
+
+
+def _check_names(got: set[str], expected: set[str]) -> None:
+    for problem, names in (("misses", expected - got), ("has the unknown", got - expected)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise KronaError(f"the adapter state {problem} '{min(names)}'{more}")

@@ -1,0 +1,162 @@
+"""Kronecker math on tensors: the factors that fit a layer, and a linear layer plus A ⊗ B, unformed.
+
+Legend: W (out, in) is the frozen weight; A (a1, a2) and B (b1, b2) with a1·b1 = out, a2·b2 = in;
+T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
+"""
+
+from collections.abc import Iterable
+from math import gcd
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from krona.errors import KronaError
+
+
+def divisors(n: int) -> list[int]:
+    """The divisors of n ≥ 1, ascending."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def valid_factors(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Every (a1, a2) that fits all layers: a1 divides each out_features, a2 each in_features.
+
+    Args:
+        shapes: (out_features, in_features) of the layers.
+    Returns: the pairs, ascending by (a1·a2, a1).
+    """
+    shapes = list(shapes)
+    lefts = divisors(gcd(*(out for out, _ in shapes)))
+    rights = divisors(gcd(*(in_ for _, in_ in shapes)))
+    return sorted(((a1, a2) for a1 in lefts for a2 in rights), key=lambda p: (p[0] * p[1], p[0]))
+
+
+def num_kron_params(shape: tuple[int, int], a1: int, a2: int) -> int:
+    """Count the parameters of A and B on a layer of shape (out_features, in_features)."""
+    (b1, rest1), (b2, rest2) = divmod(shape[0], a1), divmod(shape[1], a2)
+    if rest1 or rest2:
+        raise KronaError(f"factors ({a1}, {a2}) do not divide a layer of shape {shape}")
+    return a1 * a2 + b1 * b2
+
+
+def kron_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float = 1.0
+) -> Tensor:
+    """Compute x(W + scale·A ⊗ B)ᵀ + bias without forming the product.
+
+    Args:
+        x: (..., a2·b2) activations.
+        weight: (a1·b1, a2·b2) and bias: (a1·b1,), frozen: they get no gradient.
+        A: (a1, a2) left factor.  B: (b1, b2) right factor; both are cast to x's dtype, so they may
+            stay in float32 over half-precision weights, and get float32 gradients.
+    Returns: (..., a1·b1) in x's dtype, or in autocast's where that is enabled, as F.linear.
+    Cost: the frozen product plus min(a2·b1·(b2 + a1), a1·b2·(a2 + b1)) multiplies per row.
+    Source: DiffuseKronA (WACV 2025), eq. 4, row-major vec.
+    """
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, dtype)
+    return result
+
+
+class _KronLinear(torch.autograd.Function):
+    """The frozen product and the Kronecker update in one node, multiplied in the cheaper order.
+
+    Forward: inner = X·Bᵀ, Y += A·inner when B comes first, else inner = A·X, Y += inner·Bᵀ.
+    Saved for the backward: x, shared with every other layer that reads it, and inner, which on a
+    square layer is min(a1, a2)/max(a1, a2) of x. Casts are redone, not saved.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scale: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        (a1, a2), (b1, b2) = A.shape, B.shape
+        left, right = A.to(dtype), B.to(dtype)
+        X = x.to(dtype).reshape(-1, a2, b2)
+        y = F.linear(X.flatten(1), weight.to(dtype), None if bias is None else bias.to(dtype))
+        if _is_b_first(A, B):
+            inner = X @ right.T
+            _add_product(y.view(-1, a1, b1), left, inner, alpha=scale)
+        else:
+            inner = _product(left, X)
+            y.view(-1, b1).addmm_(inner.view(-1, b2), right.T, alpha=scale)
+        ctx.save_for_backward(x, weight, A, B, inner)
+        ctx.scale = scale
+        return y.view(*x.shape[:-1], a1 * b1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, A, B, inner = ctx.saved_tensors
+        (a1, a2), (b1, b2) = A.shape, B.shape
+        left, right = A.to(grad.dtype), B.to(grad.dtype)
+        G = grad.reshape(-1, a1, b1)
+        X = x.to(grad.dtype).reshape(-1, a2, b2)
+        is_b_first = _is_b_first(A, B)
+        G_a, X_a = (G, inner) if is_b_first else (G @ right, X)
+        G_b, X_b = (_product(left.T, G), X) if is_b_first else (G, inner)
+        grad_x = grad_a = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = G.flatten(1) @ weight.to(grad.dtype)
+            if is_b_first:
+                grad_x.view(-1, b2).addmm_(G_b.view(-1, b1), right, alpha=ctx.scale)
+            else:
+                _add_product(grad_x.view_as(X), left.T, G_a, alpha=ctx.scale)
+            grad_x = grad_x.view_as(x)
+        if ctx.needs_input_grad[3]:
+            grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(ctx.scale)
+        if ctx.needs_input_grad[4]:
+            grad_b = (G_b.flatten(0, 1).T @ X_b.flatten(0, 1)).to(B.dtype).mul_(ctx.scale)
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+def _is_b_first(A: Tensor, B: Tensor) -> bool:
+    (a1, a2), (b1, b2) = A.shape, B.shape
+    return a2 * b1 * (b2 + a1) <= a1 * b2 * (a2 + b1)
+
+
+def _is_narrow(X: Tensor) -> bool:
+    """Whether one GEMM with L ⊗ I beats T small products L·X_t, although it multiplies zeros."""
+    return X.shape[-1] <= (8 if X.dtype in (torch.float32, torch.float64) else 16)
+
+
+def _widen(L: Tensor, width: int) -> Tensor:
+    """L ⊗ I (torch.kron 2.15 refuses some transposed one-row matrices)."""
+    eye = torch.eye(width, dtype=L.dtype, device=L.device)
+    wide = L[:, None, :, None] * eye[:, None, :]
+    return wide.reshape(len(L) * width, -1)
+
+
+def _add_product(out: Tensor, L: Tensor, X: Tensor, *, alpha: float) -> None:
+    """Add alpha·L·X_t to out_t for every row t: out (T, p, m), L (p, q), X (T, q, m)."""
+    if _is_narrow(X):
+        wide = _widen(L, X.shape[-1])
+        out.flatten(1).addmm_(X.flatten(1), wide.T, alpha=alpha)
+    else:
+        out.baddbmm_(L.expand(len(X), -1, -1), X, alpha=alpha)
+
+
+def _product(L: Tensor, X: Tensor) -> Tensor:
+    """(T, p, m) = L·X_t."""
+    if _is_narrow(X):
+        return (X.flatten(1) @ _widen(L, X.shape[-1]).T).view(len(X), len(L), X.shape[-1])
+    return torch.bmm(L.expand(len(X), -1, -1), X)
+
+
+def _sum_of_products(G: Tensor, X: Tensor) -> Tensor:
+    """(p, q) = Σ_t G_t·X_tᵀ, with G (T, p, m) and X (T, q, m)."""
+    if _is_narrow(X):
+        blocks = (G.flatten(1).T @ X.flatten(1)).view(*G.shape[1:], *X.shape[1:])
+        return blocks.diagonal(dim1=1, dim2=3).sum(-1)
+    return torch.bmm(G, X.mT).sum(0)
