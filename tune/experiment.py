@@ -5,7 +5,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,18 @@ import torch
 from PIL import Image
 
 from evals.encoders import load_clip, load_dino
-from evals.scorer import Evaluation, Scorer
+from evals.scorer import Evaluation, Scorer, photo_images
+from evals.sheet import contact_sheet
 from krona.adapter import AdapterConfig, Projection
 from krona.adapter_file import Manifest, save_adapter
 from krona.cache import Cache, default_cache_dir
 from krona.checkpoint import Base, load_base
-from krona.inject import Adapter, inject
+from krona.inject import Adapter, attention_linears, inject
+from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
 from krona.subject import Subject, load_subject
 from krona.train import Record, TrainConfig, TrainData, TrainState, prepare_data, train
+from tune.adapted import attach
 from tune.config import ExperimentConfig, TrialSettings
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -58,6 +61,12 @@ class Resident:
         self.photos = photos
         self.scorer = scorer
         self.cache = cache
+
+    @property
+    def valid_factors(self) -> list[tuple[int, int]]:
+        """Every (a1, a2) that divides all attention projections of the base."""
+        layers = attention_linears(self.base.unet).values()
+        return valid_factors((layer.out_features, layer.in_features) for layer in layers)
 
     @classmethod
     def load(cls, config: ExperimentConfig) -> "Resident":
@@ -98,14 +107,40 @@ class Resident:
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""
-        return Manifest.create(
+        base, subject = self.base, self.subject
+        return Manifest(
             config=adapter_config(settings),
-            base=self.base,
-            subject=self.subject,
+            base_model=base.source,
+            base_hash=base.content_hash,
+            family=base.family,
+            prediction_type=base.prediction_type,
+            subject=subject.name,
+            class_noun=subject.class_noun,
+            identifier=subject.identifier,
+            prompts=subject.prompts,
             steps=step,
             seed=settings.seed,
             learning_rate=settings.learning_rate,
         )
+
+
+def sample_best(
+    resident: Resident, adapters: Sequence[tuple[str, Path]]
+) -> list[tuple[str, Image.Image]]:
+    """Draw the photos, the base and each adapter as one labelled strip, equal in prompts and noise.
+
+    Args:
+        adapters: (label, adapter file) of each strip after the first two.
+    """
+    rows = [("photos", photo_images(resident.photos))]
+    rows.append(("base, no adapter", list(resident.scorer.evaluate(resident.base).images)))
+    for label, path in adapters:
+        adapter = attach(resident.base, path)
+        try:
+            rows.append((label, list(resident.scorer.evaluate(resident.base).images)))
+        finally:
+            adapter.eject()
+    return [(label, contact_sheet([("", images)])) for label, images in rows]
 
 
 def adapter_config(trial: TrialSettings) -> AdapterConfig:
