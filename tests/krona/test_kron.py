@@ -7,7 +7,7 @@ from krona.kron import kron_linear, num_kron_params, valid_factors
 
 SD1_SHAPES = [(d, d) for d in (320, 640, 1280)] + [(d, 768) for d in (320, 640, 1280)]
 
-# Both orders (B first and A first), wide and narrow inner sizes, and one-row and one-column factors.
+# Both orders of the products, wide and narrow inner sizes, one-row and one-column factors.
 FACTOR_SHAPES = [
     (2, 3, 4, 5),
     (6, 2, 3, 4),
