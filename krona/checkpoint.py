@@ -1,0 +1,274 @@
+"""The frozen base model: a Stable Diffusion checkpoint in, its modules and what they expect out."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from krona.errors import KronaError
+from krona.single_file import load_single_file, original_config
+from krona.toyland import CHECKPOINT
+
+Family = Literal["sd", "sdxl"]
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+_COMPONENTS: dict[Family, tuple[str, ...]] = {
+    "sd": ("unet", "vae", "text_encoder", "tokenizer"),
+    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+}
+_FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+}
+_HASHED_BYTES_PER_TENSOR = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A frozen base model; its modules are in eval mode and need no gradient.
+
+    The autoencoder stays in float32 whatever `dtype` is: it runs once per photo, and SDXL's
+    overflows in half precision.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    scheduler: Any
+    """The checkpoint's own: noise schedule, timestep spacing."""
+    family: Family
+    prediction_type: str
+    """What the UNet predicts: epsilon or v_prediction."""
+    source: str
+    """The name or path it was loaded from."""
+    content_hash: str
+    """sha256 over its configs, its tokenizers and the middle of every tensor."""
+    resolution: int
+    """Native side of an image in pixels."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of the UNet and the text encoders."""
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over these very modules, an injected adapter included."""
+        common = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        if self.family == "sd":
+            pipeline = StableDiffusionPipeline(
+                **common,
+                text_encoder=self.text_encoders[0],
+                tokenizer=self.tokenizers[0],
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        else:
+            pipeline = StableDiffusionXLPipeline(
+                **common,
+                text_encoder=self.text_encoders[0],
+                text_encoder_2=self.text_encoders[1],
+                tokenizer=self.tokenizers[0],
+                tokenizer_2=self.tokenizers[1],
+                add_watermarker=False,
+            )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def load_base(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    config: Path | None = None,
+) -> Base:
+    """Load a Stable Diffusion 1.x, 2.x or XL checkpoint, frozen.
+
+    Args:
+        source: "toyland", a folder in diffusers layout, or a single .safetensors file.
+        device, dtype: where the modules go, and in which precision the UNet and the text encoders.
+        config: for a single file: a folder in diffusers layout whose configs and tokenizers
+            describe it, weights not needed; those of the original 1.x, 2.x or XL if not given.
+    Raises: KronaError if the checkpoint is missing, incomplete, pickled, or of another kind.
+    """
+    path = _locate(source)
+    with _quiet_loaders():
+        if path.is_dir():
+            pipeline, files = _load_folder(path, dtype)
+        else:
+            folder = config or original_config(path)
+            is_xl = pipeline_family(folder) == "sdxl"
+            pipeline = load_single_file(path, folder, is_xl=is_xl, dtype=dtype)
+            files = [path, *sorted(folder.rglob("*.json"))]
+    return _freeze(pipeline, str(source), _content_hash(files), torch.device(device), dtype)
+
+
+def pipeline_family(folder: Path) -> Family:
+    """The family that a folder in diffusers layout says it is of.
+
+    Raises: KronaError if it does not say, or names a pipeline that cannot be trained here.
+    """
+    index = folder / "model_index.json"
+    try:
+        name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except FileNotFoundError:
+        raise KronaError(
+            f"{folder} holds no model_index.json, so it is no checkpoint in diffusers layout; give "
+            "the folder that contains unet/, vae/ and text_encoder/"
+        ) from None
+    except (ValueError, AttributeError) as error:
+        raise KronaError(f"{index} is damaged: {error}; fetch the checkpoint again") from error
+    if name not in _FAMILIES:
+        raise KronaError(f"{folder} is a {name}; supported: {', '.join(_FAMILIES)}")
+    return _FAMILIES[name]
+
+
+def component_files(folder: Path, family: Family) -> list[Path]:
+    """Configs, tokenizers and safetensors of a checkpoint's components, in a fixed order."""
+    return [
+        path
+        for component in _COMPONENTS[family]
+        for path in sorted((folder / component).glob("*"))
+        if path.suffix in {".json", ".txt", ".safetensors"}
+    ]
+
+
+def _locate(source: str | Path) -> Path:
+    if str(source) == "toyland":
+        return CHECKPOINT
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise KronaError(
+            f"checkpoint '{source}' does not exist; give 'toyland', a folder in diffusers layout "
+            "or a .safetensors file"
+        )
+    if path.is_file() and path.suffix != ".safetensors":
+        raise KronaError(
+            f"checkpoint '{source}' is a '{path.suffix}' file; pickled checkpoints can run code, "
+            "so they are not opened. Give its .safetensors version"
+        )
+    return path
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
+    family = pipeline_family(folder)
+    for component in _COMPONENTS[family]:
+        _check_component(folder, component)
+    is_half = any(folder.glob("unet/*.fp16*safetensors"))
+    has_full = any(p for p in folder.glob("unet/*.safetensors") if ".fp16" not in p.name)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder,
+            dtype={"vae": torch.float32, "default": dtype},
+            variant="fp16" if is_half and not has_full else None,
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise KronaError(f"checkpoint {folder} cannot be loaded: {error}") from error
+    return pipeline, [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
+
+
+def _check_component(folder: Path, component: str) -> None:
+    files = {path.suffix for path in (folder / component).glob("*")}
+    is_tokenizer = component.startswith("tokenizer")
+    if not files:
+        raise KronaError(f"checkpoint {folder} is incomplete: {component}/ is missing or empty")
+    if not is_tokenizer and ".safetensors" not in files:
+        pickled = " (it has pickled ones, which are not opened)" if ".bin" in files else ""
+        raise KronaError(
+            f"checkpoint {folder} is incomplete: {component}/ has no safetensors weights{pickled}"
+        )
+
+
+def _freeze(
+    pipeline: Any, source: str, content_hash: str, device: torch.device, dtype: torch.dtype
+) -> Base:
+    parts = pipeline.components
+    text_encoders = tuple(m for n in ("text_encoder", "text_encoder_2") if (m := parts.get(n)))
+    tokenizers = tuple(m for n in ("tokenizer", "tokenizer_2") if (m := parts.get(n)))
+    unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
+    _check_trainable(source, unet, vae, scheduler)
+    for module in (unet, *text_encoders):
+        module.requires_grad_(False).eval().to(device, dtype)
+    vae.requires_grad_(False).eval().to(device, torch.float32)
+    return Base(
+        unet=unet,
+        vae=vae,
+        text_encoders=text_encoders,
+        tokenizers=tokenizers,
+        scheduler=scheduler,
+        family="sdxl" if len(text_encoders) > 1 else "sd",
+        prediction_type=scheduler.config.prediction_type,
+        source=source,
+        content_hash=content_hash,
+        resolution=unet.config.sample_size * pipeline.vae_scale_factor,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _check_trainable(source: str, unet: Any, vae: Any, scheduler: Any) -> None:
+    predicted = scheduler.config.get("prediction_type")
+    if predicted not in PREDICTION_TYPES or not hasattr(scheduler, "alphas_cumprod"):
+        raise KronaError(
+            f"checkpoint {source} has scheduler {type(scheduler).__name__} predicting "
+            f"'{predicted}'; supported: discrete schedules with {' or '.join(PREDICTION_TYPES)}"
+        )
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise KronaError(
+            f"checkpoint {source} has a UNet of {unet.config.in_channels} input channels over "
+            f"{vae.config.latent_channels} latent ones (an inpainting model?); give a plain one"
+        )
+
+
+def _content_hash(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        if path.suffix == ".safetensors":
+            for part in _sampled(path):
+                digest.update(part)
+        else:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sampled(path: Path) -> Iterator[bytes]:
+    """A weights file's header and the middle of each tensor: changes with any training of it."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(size)
+        yield header
+        spans = [v["data_offsets"] for k, v in json.loads(header).items() if k != "__metadata__"]
+        for start, end in sorted(spans):
+            length = min(end - start, _HASHED_BYTES_PER_TENSOR)
+            file.seek(8 + size + start + (end - start - length) // 2)
+            yield file.read(length)
+
+
+@contextmanager
+def _quiet_loaders() -> Iterator[None]:
+    """Keep bars out of the terminal, where a sweep draws its own, and advice to model authors."""
+    loggers = [diffusers_logging, transformers_logging]
+    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+    for logger in shown:
+        logger.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logger in shown:
+            logger.enable_progress_bar()

@@ -1,0 +1,126 @@
+"""Images of prompts: the base with whatever is injected in, pictures out."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor
+
+from krona.cache import Cache
+from krona.checkpoint import Base
+from krona.encode import PromptEmbeds, decode_latents, encode_prompts
+from krona.objective import added_conditions
+
+
+def sample(
+    base: Base,
+    prompts: Sequence[str],
+    *,
+    num_per_prompt: int = 1,
+    steps: int = 20,
+    guidance_scale: float = 5.0,
+    seed: int = 0,
+    negative_prompt: str = "",
+    batch_size: int = 8,
+    resolution: int | None = None,
+    cache: Cache | None = None,
+) -> list[Image.Image]:
+    """Sample with DDIM (eta 0) on the checkpoint's own noise schedule and timestep spacing.
+
+    Args:
+        num_per_prompt: images for each prompt.
+        steps: denoising steps.
+        guidance_scale: weight of classifier-free guidance; 1 is without, at half the cost.
+        seed: image i of prompt j starts from noise that only (seed, i, j) decides.
+        batch_size: images at once; guidance doubles what the UNet sees.
+        resolution: side in pixels; the base's native one if not given.
+        cache: where prompt embeddings are kept.
+    Returns: the images in prompt order, `num_per_prompt` for each.
+    """
+    side = (resolution or base.resolution) * base.unet.config.sample_size // base.resolution
+    shape = (base.unet.config.in_channels, side, side)
+    conditions = encode_prompts(base, prompts, cache)
+    unconditional = _unconditional(base, negative_prompt, cache)
+    jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
+    images: list[Image.Image] = []
+    for start in range(0, len(jobs), batch_size):
+        batch = jobs[start : start + batch_size]
+        noise = torch.stack([_start_noise(shape, seed, i, j) for i, j in batch])
+        latents = _denoise(
+            base,
+            noise.to(base.device),
+            conditions[[j for _, j in batch]],
+            unconditional,
+            steps=steps,
+            guidance_scale=guidance_scale,
+        )
+        images += to_images(decode_latents(base, latents))
+    return images
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Pictures of pixels (n, 3, h, w) in [-1, 1]."""
+    grey_levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(row) for row in grey_levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+@torch.inference_mode()
+def _denoise(
+    base: Base,
+    latents: Tensor,
+    conditions: PromptEmbeds,
+    unconditional: PromptEmbeds,
+    *,
+    steps: int,
+    guidance_scale: float,
+) -> Tensor:
+    """From noise (n, c, h, w) to latents; both halves of the guidance in one batch."""
+    is_guided = guidance_scale != 1.0
+    text = _joined(unconditional, conditions) if is_guided else conditions
+    text = text.to(base.device, base.dtype)
+    resolution = base.resolution * latents.shape[-1] // base.unet.config.sample_size
+    added = None if text.pooled is None else added_conditions(text.pooled, resolution)
+    scheduler = _scheduler(base)
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps.tolist():
+        inputs = torch.cat([latents, latents]) if is_guided else latents
+        output = base.unet(
+            inputs.to(base.dtype), t, text.embeds, added_cond_kwargs=added, return_dict=False
+        )[0].float()
+        if is_guided:
+            plain, asked = output.chunk(2)
+            output = torch.lerp(plain, asked, guidance_scale)
+        latents = scheduler.step(output, t, latents, return_dict=False)[0]
+    return latents
+
+
+def _scheduler(base: Base) -> DDIMScheduler:
+    """DDIM on the checkpoint's schedule; latents are no pixels, so nothing is clipped."""
+    return DDIMScheduler.from_config(base.scheduler.config, clip_sample=False, thresholding=False)
+
+
+def _unconditional(base: Base, negative_prompt: str, cache: Cache | None) -> PromptEmbeds:
+    """What guidance leads away from; SDXL was trained with zeros for no prompt."""
+    embeds = encode_prompts(base, [negative_prompt], cache)
+    if negative_prompt or embeds.pooled is None:
+        return embeds
+    return PromptEmbeds(
+        embeds=torch.zeros_like(embeds.embeds), pooled=torch.zeros_like(embeds.pooled)
+    )
+
+
+def _joined(unconditional: PromptEmbeds, conditions: PromptEmbeds) -> PromptEmbeds:
+    """The one unconditional row for each condition, then the conditions."""
+    first = unconditional[[0] * len(conditions.embeds)]
+    pooled = None
+    if first.pooled is not None and conditions.pooled is not None:
+        pooled = torch.cat([first.pooled, conditions.pooled])
+    return PromptEmbeds(embeds=torch.cat([first.embeds, conditions.embeds]), pooled=pooled)
+
+
+def _start_noise(shape: tuple[int, ...], seed: int, i: int, j: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/{i}/{j}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return torch.randn(shape, generator=generator)

@@ -1,0 +1,142 @@
+"""A checkpoint in one .safetensors file, as the originals were published: a path in, modules out.
+
+Nothing is fetched: the configs of SD 1.x, 2.x and XL lie in originals/, and the vocabulary of
+their tokenizers is the one that open_clip ships.
+"""
+
+import gzip
+import json
+import warnings
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTokenizer
+
+from krona.errors import KronaError
+
+_ORIGINALS = Path(__file__).parent / "originals"
+_CROSS_ATTENTION = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
+_BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+
+def original_config(path: Path) -> Path:
+    """The folder in originals/ whose configs describe a single file, told by its text width.
+
+    Raises: KronaError if the file is damaged or is no Stable Diffusion 1.x, 2.x or XL checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = set(file.keys())
+            attention = [key for i in (1, 4) if (key := _CROSS_ATTENTION.format(i)) in keys]
+            width = file.get_slice(attention[0]).get_shape()[1] if attention else None
+    except SafetensorError as error:
+        raise KronaError(f"checkpoint {path} is damaged or cut short: {error}") from error
+    if width not in _BY_TEXT_WIDTH:
+        some = ", ".join(sorted(keys)[:2]) or "nothing"
+        raise KronaError(
+            f"checkpoint {path} is no Stable Diffusion 1.x, 2.x or XL checkpoint in one file: it "
+            f"holds {some}. For a variant of their shape, give its diffusers folder instead"
+        )
+    return _ORIGINALS / _BY_TEXT_WIDTH[width]
+
+
+def load_single_file(path: Path, config: Path, *, is_xl: bool, dtype: torch.dtype) -> Any:
+    """A diffusers pipeline of a checkpoint in one file; its autoencoder is in float32.
+
+    Args:
+        config: folder in diffusers layout whose configs and tokenizers describe the file; where a
+            tokenizer has no vocabulary there, it is CLIP's.
+    Raises: KronaError if the weights are damaged or do not fit the configs.
+    """
+    pipeline_class = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    absent = ["feature_extractor", "image_encoder" if is_xl else "safety_checker"]
+    try:
+        pipeline = pipeline_class.from_single_file(
+            str(path),
+            config=str(config),
+            dtype=dtype,
+            local_files_only=True,
+            vae=AutoencoderKL.from_single_file(
+                str(path), config=str(config), subfolder="vae", dtype=torch.float32
+            ),
+            **_clip_tokenizers(config),
+            **dict.fromkeys(absent),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise KronaError(f"checkpoint {path} does not fit {config.name}: {error}") from error
+    _apply_declared_schedule(path, pipeline, may_be_either=config == _ORIGINALS / "sd2")
+    return pipeline
+
+
+def _clip_tokenizers(config: Path) -> dict[str, Any]:
+    """CLIP's tokenizer for each tokenizer folder that has settings but no vocabulary."""
+    settings = {
+        folder.name: json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        for folder in config.glob("tokenizer*")
+        if not any((folder / name).exists() for name in ("vocab.json", "tokenizer.json"))
+    }
+    return {name: clip_tokenizer(**values) for name, values in settings.items()}
+
+
+def clip_tokenizer(*, pad_token: str, model_max_length: int) -> Any:
+    """CLIP's tokenizer, built from the merges that open_clip ships.
+
+    Source: open_clip's SimpleTokenizer: bytes, bytes ending a word, merges, two special tokens.
+    """
+    merges = _clip_merges()
+    letters = _byte_letters()
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += ["".join(merge.split()) for merge in merges]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=merges,
+        pad_token=pad_token,
+        model_max_length=model_max_length,
+    )
+
+
+@cache
+def _clip_merges() -> list[str]:
+    packed = (files("open_clip") / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")
+    return lines[1 : 49152 - 256 - 2 + 1]  # the file holds more than CLIP uses
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable letter for each byte, the printable bytes first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
+    printable += range(ord("®"), ord("ÿ") + 1)
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+
+
+def _apply_declared_schedule(path: Path, pipeline: Any, *, may_be_either: bool) -> None:
+    """Follow what the file says of its own training: modelspec metadata, v_pred and ztsnr marks."""
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        declared = (file.metadata() or {}).get("modelspec.prediction_type")
+    changes: dict[str, Any] = {}
+    if declared == "v" or "v_pred" in keys:
+        changes["prediction_type"] = "v_prediction"
+    elif declared == "epsilon":
+        changes["prediction_type"] = "epsilon"
+    elif may_be_either:
+        warnings.warn(
+            f"{path} does not say what it predicts; as most 2.x checkpoints it is taken for "
+            "v-prediction at 768 px. For a 512 px base, give a folder of its configs",
+            stacklevel=4,
+        )
+    if "ztsnr" in keys:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if changes:
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **changes)
