@@ -1,0 +1,106 @@
+"""A tiny experiment with the shape of tune.experiment: trains nothing, scores by a formula.
+
+The score has one peak at (8, 32) and learning rate 5e-3, rises with the steps, and is exact:
+what a test finds in MLflow can be worked out by hand. Marker files in the trial's folder say
+what was run, across processes.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from krona.errors import KronaError
+from tune.config import ExperimentConfig
+
+VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16) for a2 in (16, 32, 64)]
+STEP_S = float(os.environ.get("STANDIN_STEP_S", "0.02"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    step: int
+    metrics: dict[str, float]
+    images: tuple[tuple[str, Image.Image], ...] = ()
+    is_evaluation: bool = False
+
+
+class Resident:
+    valid_factors = VALID_FACTORS
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def load(cls, config: ExperimentConfig) -> "Resident":
+        if config.subject == "nobody":
+            raise KronaError("unknown subject 'nobody'; did you mean 'monster'?")
+        return cls(config)
+
+
+def final_score(settings: Mapping[str, Any]) -> float:
+    """Balance at the full length: 1 at the peak, less by each halving away from it."""
+    distance = (
+        abs(math.log2(settings["a1"] / 8))
+        + abs(math.log2(settings["a2"] / 32))
+        + 2 * abs(math.log10(settings["learning_rate"] / 5e-3))
+    )
+    return 1 / (1 + distance / 4)
+
+
+def run_experiment(
+    resident: Resident, settings: Mapping[str, Any], workdir: Path, *, resume: bool = False
+) -> Iterator[Report]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    state, steps = workdir / "state.txt", settings["steps"]
+    first = int(state.read_text()) + 1 if resume and state.exists() else 1
+    with (workdir / "starts.txt").open("a") as file:
+        file.write(f"{first} {os.getpid()}\n")
+    try:
+        for step in range(first, steps + 1):
+            time.sleep(STEP_S)
+            misbehave(resident, settings, step)
+            yield report(resident, settings, step, workdir)
+    finally:
+        (workdir / "closed.txt").write_text(str(time.time()))
+
+
+def misbehave(resident: Resident, settings: Mapping[str, Any], step: int) -> None:
+    if resident.config.identifier == "fails" and settings["a1"] == 4:
+        raise RuntimeError("this pair always fails")
+
+
+def report(resident: Resident, settings: Mapping[str, Any], step: int, workdir: Path) -> Report:
+    loss = {"train_loss": 1 / step, "fixed_loss": 1 / step}
+    if step % resident.config.eval_every and step < settings["steps"]:
+        return Report(step=step, metrics=loss)
+    save_file(
+        {"A": np.full((2, 2), step, np.float32)},
+        workdir / "adapter.safetensors",
+        metadata={"krona": f'{{"steps": {step}}}'},
+    )
+    (workdir / "state.txt").write_text(str(step))
+    score = final_score(settings) * step / settings["steps"]
+    if resident.config.identifier == "nan" and settings["a1"] == 4:
+        score = math.nan
+    image = Image.new("RGB", (32, 32), (step % 256, 0, 0))
+    return Report(
+        step=step,
+        metrics={**loss, "balance": score, "clip_t": score, "clip_i": score, "num_params": 4},
+        images=(("a_sks_toy", image),),
+        is_evaluation=True,
+    )
+
+
+def sample_best(
+    resident: Resident, adapters: Sequence[tuple[str, Path]]
+) -> list[tuple[str, Image.Image]]:
+    assert all(path.exists() for _, path in adapters)
+    return [(label, Image.new("RGB", (64, 32), "red")) for label, _ in adapters]

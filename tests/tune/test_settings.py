@@ -1,0 +1,78 @@
+"""What a sweep accepts, and what of it survives in the folder that a resume reads."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from krona.errors import KronaError
+from tune.config import ExperimentConfig
+from tune.folder import open_folder
+from tune.settings import SweepConfig, from_json, to_json
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"trials": 0}, "trials=0"),
+        ({"learning_rate": (1e-2, 1e-4)}, "rising"),
+        ({"targets": ("qx",)}, "targets='qx'"),
+        ({"targets": ()}, "targets is empty"),
+        ({"factors": ((0, 4),)}, r"factors=\(0, 4\)"),
+        ({"gpus_per_slot": 0.0}, "gpus_per_slot"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name_and_value(wrong, said):
+    with pytest.raises(KronaError, match=said):
+        SweepConfig(**wrong)
+
+
+def test_settings_survive_json():
+    config = SweepConfig(
+        experiment=ExperimentConfig(subject="dog", photos=Path("/photos"), class_noun="dog"),
+        factors=((4, 64), (8, 8)),
+        steps=37,
+    )
+    assert from_json(to_json(config)) == config
+
+
+def test_four_evaluations_cover_any_number_of_steps():
+    assert [SweepConfig(steps=steps).eval_every for steps in (1, 4, 37, 160)] == [1, 1, 10, 40]
+
+
+def test_resume_takes_the_search_from_the_folder_and_the_machine_from_the_command(make_config):
+    open_folder(make_config(steps=37, trials=8, slots=2))
+    folder, config = open_folder(make_config(resume=True, steps=5, trials=4, slots=1))
+    assert (folder.name, config.steps, config.trials, config.slots) == ("tiny", 37, 8, 1)
+
+
+def test_resume_with_more_trials_extends_the_sweep(make_config):
+    open_folder(make_config(trials=8))
+    assert open_folder(make_config(resume=True, trials=12))[1].trials == 12
+
+
+def test_resume_without_a_name_takes_the_newest_of_the_subject(make_config):
+    for name, subject in (("one", "duck"), ("two", "monster")):
+        open_folder(make_config(name=name, subject=subject))
+    resumed = make_config(resume=True, name=None, subject="duck")
+    assert open_folder(resumed)[0].name == "one"
+
+
+def test_a_name_cannot_be_taken_twice_nor_resumed_unknown(make_config):
+    open_folder(make_config())
+    with pytest.raises(KronaError, match="--resume continues it"):
+        open_folder(make_config())
+    with pytest.raises(KronaError, match="did you mean 'tiny'"):
+        open_folder(make_config(resume=True, name="tinny"))
+    with pytest.raises(KronaError, match="no sweep of subject 'cat'"):
+        open_folder(make_config(resume=True, name=None, subject="cat"))
+
+
+def test_resume_from_another_folder_writes_to_the_same_store(make_config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    open_folder(replace(make_config(), tracking_uri=None))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = open_folder(replace(make_config(resume=True), tracking_uri=None))[1]
+    assert config.tracking() == f"sqlite:///{tmp_path}/mlflow.db"

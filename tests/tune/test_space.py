@@ -1,0 +1,60 @@
+"""The search space: indices map to the right pairs, and the paper's setting is in it."""
+
+import optuna
+import pytest
+from standin import VALID_FACTORS
+
+from krona.errors import KronaError
+from tune.config import TrialSettings
+from tune.settings import SweepConfig
+from tune.space import make_space, nearest_pair
+
+
+def test_factor_index_counts_pairs_by_their_product():
+    space = make_space(SweepConfig(), [(4, 64), (2, 2), (1, 8), (2, 4), (1, 4)])
+    assert space.factors == ((1, 4), (2, 2), (1, 8), (2, 4), (4, 64))
+    trial = optuna.trial.FixedTrial(
+        {"factors_index": 3, "learning_rate": 1e-3, "steps_index": 0, "targets": "kv"}
+        | {"init": "normal"}
+    )
+    settings = space(trial)
+    assert settings == {
+        "a1": 2,
+        "a2": 4,
+        "learning_rate": 1e-3,
+        "steps": 80,
+        "targets": "kv",
+        "init": "normal",
+        "seed": 0,
+    }
+    TrialSettings.from_dict(settings)
+
+
+def test_steps_are_the_last_three_quarters_of_any_length():
+    lengths = {steps: make_space(SweepConfig(steps=steps), [(1, 1)]).steps for steps in (160, 5, 1)}
+    assert lengths == {160: (80, 120, 160), 5: (4, 5), 1: (1,)}
+
+
+def test_paper_default_is_four_by_sixty_four_at_full_length():
+    space = make_space(SweepConfig(), VALID_FACTORS)
+    settings = space(optuna.trial.FixedTrial(space.paper_default()))
+    assert TrialSettings.from_dict(settings) == TrialSettings(
+        a1=4, a2=64, learning_rate=5e-4, steps=160, targets="qkvo", init="kaiming", seed=0
+    )
+
+
+def test_paper_default_moves_to_the_nearest_that_is_allowed():
+    config = SweepConfig(learning_rate=(1e-3, 1e-2), targets=("kv",), init=("normal",))
+    space = make_space(config, [(1, 1), (8, 32), (2, 2)])
+    settings = space(optuna.trial.FixedTrial(space.paper_default()))
+    assert (settings["a1"], settings["a2"], settings["learning_rate"]) == (8, 32, 1e-3)
+    assert (settings["targets"], settings["init"]) == ("kv", "normal")
+
+
+def test_nearest_pair_measures_in_factors_of_two():
+    assert nearest_pair((4, 64), ((4, 16), (8, 32), (4, 32))) == (4, 32)
+
+
+def test_asked_factors_that_fit_no_layer_are_refused_with_the_nearest():
+    with pytest.raises(KronaError, match=r"\(3, 64\).*nearest.*\(4, 64\)"):
+        make_space(SweepConfig(factors=((3, 64),)), VALID_FACTORS)

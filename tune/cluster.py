@@ -1,0 +1,98 @@
+"""Ray for the length of a sweep: a cluster joined or started, slots held open, nothing left."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from tune.plan import Plan
+from tune.search import Stop
+from tune.slot import SlotConfig, run_slot
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "5",  # Ray's own 15 starves slots beside any other work
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops the sweep and says how to resume
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports between evaluations carry no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a resume reads the study, not Tune's snapshots
+}
+MAX_RESTARTS = 100
+JOIN_S = 60.0
+OBJECT_STORE_BYTES = 200 * 2**20  # only settings and numbers pass through it
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[dict[str, float]]:
+    """Join the cluster at `address`, or start Ray here; yield its resources."""
+    os.environ.update(ENVIRONMENT | os.environ)
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        _start_ray(address or os.environ.get("RAY_ADDRESS"))
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def slots(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> Iterator[None]:
+    """Run the slots beside the caller; when the caller is done, send them home and wait."""
+    thread = threading.Thread(target=_fit, args=(config, plan, folder, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.requested = True
+        ray.get(config.broker.close.remote())
+        thread.join(JOIN_S)
+        ray.kill(config.broker)
+
+
+def _fit(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> None:
+    """The long-lived Train run. Slots never talk to each other: gloo will do on any hardware."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: not before it is needed
+
+    resources = {"CPU": plan.cpus_per_slot, "GPU": plan.gpus_per_slot}
+    trainer = TorchTrainer(
+        run_slot,
+        train_loop_config={"slot": config},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=plan.slots,
+            use_gpu=plan.gpus_per_slot > 0,
+            resources_per_worker={name: share for name, share in resources.items() if share},
+        ),
+        run_config=ray.train.RunConfig(
+            name="slots",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_RESTARTS),
+        ),
+    )
+    try:
+        trainer.fit()
+        error = "the slots ended before the sweep did"
+    except Exception as failure:
+        error = f"the slots could not be kept running: {failure}"
+    if not stop.requested:
+        stop.requested, stop.error = True, error
+        ray.get(config.broker.close.remote(error))
+
+
+def _start_ray(address: str | None) -> None:
+    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        **({} if address else local),
+    )
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        token.chmod(0o600)  # Ray writes it readable for all

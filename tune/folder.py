@@ -1,0 +1,98 @@
+"""The folder of a sweep: settings and Optuna's study, from which a stopped sweep continues."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from krona.errors import KronaError, nearest
+from tune.settings import SweepConfig, from_json, to_json
+
+SETTINGS = "sweep.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFolder:
+    """Where a sweep's files lie; `path` is absolute and ends in the sweep's name."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.path.name
+
+    @property
+    def study(self) -> Path:
+        """Optuna's database."""
+        return self.path / "optuna.db"
+
+    @property
+    def trials(self) -> Path:
+        """One folder per trial: its adapter and its training state."""
+        return self.path / "trials"
+
+    @property
+    def ray(self) -> Path:
+        """What Ray writes; nothing reads it again."""
+        return self.path / "ray"
+
+
+def open_folder(config: SweepConfig) -> tuple[SweepFolder, SweepConfig]:
+    """Make a new sweep's folder, or find the one to resume with the settings it began with.
+
+    Raises: KronaError for a name that is taken, or where there is nothing to resume.
+    """
+    storage = config.storage.resolve()
+    if config.resume:
+        folder = SweepFolder(path=storage / (config.name or _newest(storage, config)))
+        return folder, _resumed(folder, config)
+    subject = config.experiment.subject
+    folder = SweepFolder(
+        path=storage / (config.name or f"{subject}-{time.strftime('%y%m%d-%H%M%S')}")
+    )
+    if (folder.path / SETTINGS).exists():
+        raise KronaError(f"sweep '{folder.name}' exists; --resume continues it, or name another")
+    folder.trials.mkdir(parents=True, exist_ok=True)
+    (folder.path / SETTINGS).write_text(to_json(_absolute(config)))
+    return folder, config
+
+
+def _resumed(folder: SweepFolder, config: SweepConfig) -> SweepConfig:
+    """The stored settings; how they are run comes from `config`, and more trials extend."""
+    if not (folder.path / SETTINGS).exists():
+        names = [path.parent.name for path in folder.path.parent.glob(f"*/{SETTINGS}")]
+        raise KronaError(f"no sweep '{folder.name}' to resume; {nearest(folder.name, names)}")
+    stored = from_json((folder.path / SETTINGS).read_text())
+    return replace(
+        stored,
+        resume=True,
+        trials=max(stored.trials, config.trials),
+        tracking_uri=config.tracking_uri or stored.tracking_uri,
+        slots=config.slots,
+        gpus_per_slot=config.gpus_per_slot,
+        cpus_per_slot=config.cpus_per_slot,
+        max_concurrent=config.max_concurrent,
+        address=config.address,
+    )
+
+
+def _newest(storage: Path, config: SweepConfig) -> str:
+    found = sorted(storage.glob(f"*/{SETTINGS}"), key=lambda path: path.stat().st_mtime)
+    subject = config.experiment.subject
+    for path in reversed(found):
+        if from_json(path.read_text()).experiment.subject == subject:
+            return path.parent.name
+    raise KronaError(f"no sweep of subject '{subject}' in {storage}; start one without --resume")
+
+
+def _absolute(config: SweepConfig) -> SweepConfig:
+    """Settings that mean the same from another folder."""
+    experiment = config.experiment
+    base = Path(experiment.base)
+    paths = {
+        name: getattr(experiment, name).resolve()
+        for name in ("photos", "cache_dir")
+        if getattr(experiment, name) is not None
+    }
+    experiment = replace(experiment, **paths, base=str(base.resolve() if base.exists() else base))
+    return replace(config, experiment=experiment, tracking_uri=config.tracking())

@@ -1,0 +1,104 @@
+"""Rows of a sweep, best first, and the tables that show them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from tune.records import TrialRun
+from tune.search import METRIC
+from tune.tracking import Tracker
+
+SCORES = (METRIC, "clip_t", "clip_i", "dino", "fixed_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial: what it was told, how far it came, what it scored last."""
+
+    run_id: str
+    key: str
+    state: str
+    a1: int
+    a2: int
+    learning_rate: float
+    steps: int
+    targets: str
+    init: str
+    scores: dict[str, float]
+    num_params: int | None
+    is_paper_default: bool
+    failure: str | None
+    duration_s: float
+
+    @property
+    def balance(self) -> float | None:
+        """The number that ranks; None for a trial that was never scored."""
+        return self.scores.get(METRIC)
+
+
+def rank(tracker: Tracker, parent_id: str) -> list[Row]:
+    """A sweep's trials from MLflow: finished ones first, each group by falling balance."""
+    return sorted(map(_row, tracker.trials(parent_id)), key=_order)
+
+
+def best(rows: Sequence[Row]) -> Row | None:
+    """The best trial that ran to its end."""
+    return next((row for row in rows if row.state == "finished" and row.balance is not None), None)
+
+
+def ranking_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
+    """The ranking as a table for the terminal; the paper's default is marked with a star."""
+    scores = [name for name in SCORES if any(name in row.scores for row in rows)]
+    table = Table(title=title, caption="* the paper's default setting")
+    for name in ("trial", "(a1, a2)", "learning rate", "steps", "targets", "init"):
+        table.add_column(name, justify="left" if name in ("targets", "init") else "right")
+    for name in (*scores, "params"):
+        table.add_column(name, justify="right")
+    for name in ("state", "run"):
+        table.add_column(name, no_wrap=name == "run")
+    for row in rows:
+        table.add_row(*_cells(row, scores), style=None if row.state == "finished" else "dim")
+    return table
+
+
+def _cells(row: Row, scores: Sequence[str]) -> list[str]:
+    numbers = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in scores]
+    return [
+        row.key + ("*" if row.is_paper_default else ""),
+        f"({row.a1}, {row.a2})",
+        f"{row.learning_rate:.2e}",
+        str(row.steps),
+        row.targets,
+        row.init,
+        *numbers,
+        "–" if row.num_params is None else f"{row.num_params:,}",
+        row.state,
+        row.run_id[:8],
+    ]
+
+
+def _row(trial: TrialRun) -> Row:
+    params, metrics = trial.params, trial.metrics
+    num_params = metrics.get("num_params")
+    return Row(
+        run_id=trial.run_id,
+        key=trial.key,
+        state=trial.state,
+        a1=int(params["a1"]),
+        a2=int(params["a2"]),
+        learning_rate=float(params["learning_rate"]),
+        steps=int(params["steps"]),
+        targets=params["targets"],
+        init=params["init"],
+        scores={name: metrics[name] for name in SCORES if name in metrics},
+        num_params=None if num_params is None else int(num_params),
+        is_paper_default="paper_default" in trial.tags,
+        failure=trial.tags.get("failure"),
+        duration_s=trial.duration_s,
+    )
+
+
+def _order(row: Row) -> tuple[bool, bool, float, str]:
+    balance = row.balance
+    return row.state != "finished", balance is None, -(balance or 0.0), row.key

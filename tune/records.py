@@ -1,0 +1,67 @@
+"""What is said of runs between processes: plain data, so that a thin trial need not load MLflow."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRun:
+    """Where a sweep is recorded, and what each of its runs carries."""
+
+    uri: str
+    experiment_id: str
+    parent_id: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastSweep:
+    """A sweep found in MLflow."""
+
+    run_id: str
+    name: str
+    subject: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRun:
+    """A trial as MLflow holds it."""
+
+    run_id: str
+    key: str
+    state: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    duration_s: float
+
+
+def experiment_name(subject: str) -> str:
+    """Name of a subject's experiment and of its registered model."""
+    return f"krona-{subject}"
+
+
+def resolve_tracking_uri(uri: str | None = None) -> str:
+    """The given store, else $MLFLOW_TRACKING_URI, else an sqlite file in the working folder.
+
+    An sqlite path becomes absolute, since slots work in other folders.
+    """
+    uri = uri or os.environ.get(TRACKING_VARIABLE) or f"{SQLITE}mlflow.db"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
+
+
+def default_tracking_uri() -> str:
+    """The store that is used where none is given."""
+    return resolve_tracking_uri()
+
+
+def artifact_root(uri: str | None = None) -> Path:
+    """Folder of the artifacts of an sqlite store: `mlartifacts` beside the database."""
+    return Path(resolve_tracking_uri(uri).removeprefix(SQLITE)).parent / "mlartifacts"

@@ -1,0 +1,98 @@
+"""What a sweep is told: SweepConfig, its validation, and its JSON form, which --resume reads."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from krona.errors import KronaError
+from tune.config import ExperimentConfig, TrialSettings
+from tune.records import resolve_tracking_uri as resolve_tracking_uri  # for the commands too
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Search the settings of an adapter for one subject."""
+
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    """What all trials share: subject, base, scorer."""
+    trials: int = 16
+    """Number of trials, the paper's default setting among them; more with --resume extends."""
+    steps: int = TrialSettings.steps
+    """Optimizer steps of the longest trial; scores are taken at each quarter of them."""
+    learning_rate: tuple[float, float] = (1e-4, 3e-2)
+    """Lowest and highest AdamW learning rate; searched on a log scale."""
+    factors: tuple[tuple[int, int], ...] | None = None
+    """Pairs (a1, a2) to search [default: all that divide every adapted layer]."""
+    targets: tuple[str, ...] = ("qkvo", "qkv", "kv", "qv")
+    """Sets of adapted attention projections to search, as letters out of q, k, v, o."""
+    init: tuple[Literal["kaiming", "normal"], ...] = ("kaiming", "normal")
+    """Distributions of A's starting values to search."""
+    seed: int = 0
+    """Seed of the search and of every trial."""
+    slots: int | None = None
+    """Trials that train at the same time [default: one per GPU, else from the CPU cores]."""
+    gpus_per_slot: float = 1.0
+    """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU."""
+    cpus_per_slot: int | None = None
+    """CPU cores, and torch threads, of a slot [default: the cores shared out evenly]."""
+    max_concurrent: int | None = None
+    """Trials in flight at the same time [default: the number of slots]."""
+    tracking_uri: str | None = None
+    """MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db in this folder]."""
+    storage: Path = Path("krona-runs")
+    """Folder that gets one folder per sweep; several machines must share it."""
+    name: str | None = None
+    """Name of the sweep [default: subject and time; with --resume the newest of the subject]."""
+    resume: bool = False
+    """Continue a stopped sweep with the settings it was started with."""
+    address: str | None = None
+    """Ray cluster to join, or 'auto' [default: $RAY_ADDRESS, else start Ray on this machine]."""
+    experiment_module: str = "tune.experiment"
+    """Python module that trains and scores a trial."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "steps", "slots", "cpus_per_slot", "max_concurrent"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise KronaError(f"{name}={value} must be 1 or more")
+        if self.gpus_per_slot <= 0:
+            raise KronaError(f"gpus_per_slot={self.gpus_per_slot} must be above 0: 1, or 0.5")
+        low, high = self.learning_rate
+        if not 0 < low < high:
+            raise KronaError(f"learning_rate={low} {high} must be two rising numbers above 0")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        for name in ("factors", "targets", "init"):
+            choices = getattr(self, name)
+            if choices is not None and not choices:
+                raise KronaError(f"{name} is empty; leave it out to search all, or name one")
+        for letters in self.targets:
+            TrialSettings(targets=letters)
+        for pair in self.factors or ():
+            if min(pair) < 1:
+                raise KronaError(f"factors={pair} must be whole numbers above 0: (4, 64)")
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between evaluations: a quarter of the longest trial, where pruning decides."""
+        return -(-self.steps // 4)
+
+    def tracking(self) -> str:
+        """The MLflow URI that the sweep is recorded under."""
+        return resolve_tracking_uri(self.tracking_uri)
+
+
+_adapter = TypeAdapter(SweepConfig)
+
+
+def to_json(config: SweepConfig) -> str:
+    """Write `config` as JSON."""
+    return _adapter.dump_json(config, indent=2).decode()
+
+
+def from_json(text: str) -> SweepConfig:
+    """Read what `to_json` wrote."""
+    return _adapter.validate_json(text)

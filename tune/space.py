@@ -1,0 +1,90 @@
+"""The search space: an Optuna trial in, the flat settings of one training run out.
+
+The pair (a1, a2) is an index into the valid pairs, sorted by a1·a2: an ordinal that TPE can
+follow from one pair to the next, where names without an order would tell it nothing.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+
+from krona.errors import KronaError
+from tune.config import TrialSettings
+from tune.settings import SweepConfig
+
+Pair = tuple[int, int]
+PAPER = TrialSettings()  # DiffuseKronA (WACV 2025): a1=4, a2=64, learning rate 5e-4, q k v o
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What the search may choose from; every tuple is ordered."""
+
+    factors: tuple[Pair, ...]
+    learning_rate: tuple[float, float]
+    steps: tuple[int, ...]
+    targets: tuple[str, ...]
+    init: tuple[str, ...]
+    seed: int = 0
+
+    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Let `trial` choose; return the settings of TrialSettings."""
+        a1, a2 = self.factors[trial.suggest_int("factors_index", 0, len(self.factors) - 1)]
+        return {
+            "a1": a1,
+            "a2": a2,
+            "learning_rate": trial.suggest_float("learning_rate", *self.learning_rate, log=True),
+            "steps": self.steps[trial.suggest_int("steps_index", 0, len(self.steps) - 1)],
+            "targets": trial.suggest_categorical("targets", self.targets),
+            "init": trial.suggest_categorical("init", self.init),
+            "seed": self.seed,
+        }
+
+    def paper_default(self) -> dict[str, Any]:
+        """Optuna parameters of the paper's setting at full length, each the nearest allowed."""
+        low, high = self.learning_rate
+        return {
+            "factors_index": self.factors.index(nearest_pair((PAPER.a1, PAPER.a2), self.factors)),
+            "learning_rate": min(max(PAPER.learning_rate, low), high),
+            "steps_index": len(self.steps) - 1,
+            "targets": PAPER.targets if PAPER.targets in self.targets else self.targets[0],
+            "init": PAPER.init if PAPER.init in self.init else self.init[0],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The space as JSON can hold it."""
+        return asdict(self)
+
+
+def make_space(config: SweepConfig, valid_factors: list[Pair]) -> Space:
+    """The space of `config` on a base whose layers allow `valid_factors`."""
+    quarter = config.eval_every
+    return Space(
+        factors=_allowed(config.factors, valid_factors),
+        learning_rate=config.learning_rate,
+        steps=tuple(
+            sorted(
+                {min(2 * quarter, config.steps), min(3 * quarter, config.steps)} | {config.steps}
+            )
+        ),
+        targets=config.targets,
+        init=config.init,
+        seed=config.seed,
+    )
+
+
+def nearest_pair(pair: Pair, pairs: tuple[Pair, ...]) -> Pair:
+    """The member of `pairs` with the least difference from `pair` in log a1 plus log a2."""
+    return min(pairs, key=lambda p: sum(abs(math.log(x / y)) for x, y in zip(p, pair, strict=True)))
+
+
+def _allowed(asked: tuple[Pair, ...] | None, valid: list[Pair]) -> tuple[Pair, ...]:
+    for pair in asked or ():
+        if pair not in valid:
+            near = nearest_pair(pair, tuple(valid))
+            raise KronaError(
+                f"factors {pair} do not divide every adapted layer; nearest that do: {near}"
+            )
+    return tuple(sorted(set(asked or valid), key=lambda pair: (pair[0] * pair[1], pair[0])))

@@ -1,0 +1,207 @@
+"""A sweep from start to end: its settings go in, MLflow holds what it found, the best comes out."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import ray.tune
+from rich.console import Console
+
+from krona.errors import KronaError
+from tune.broker import Broker
+from tune.callback import RunStates
+from tune.cluster import ray_session, slots
+from tune.conclusion import conclude
+from tune.folder import SweepFolder, open_folder
+from tune.plan import Plan, make_plan
+from tune.progress import Progress
+from tune.provenance import provenance, shared_params
+from tune.ranking import Row, best, rank, ranking_table
+from tune.records import SweepRun, experiment_name
+from tune.search import Pruner, Stop, StudySearch
+from tune.settings import SweepConfig
+from tune.slot import SlotConfig
+from tune.space import make_space
+from tune.tracking import Tracker
+from tune.trial import HEAD, run_trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep found; `best` is None if it was stopped before any trial finished."""
+
+    name: str
+    experiment: str
+    parent_id: str
+    rows: tuple[Row, ...]
+    best: Row | None
+    is_complete: bool
+    resume_command: str
+
+
+def run_sweep(config: SweepConfig, console: Console | None = None) -> SweepResult:
+    """Search the settings for one subject; Ctrl-C stops it so that it can be resumed.
+
+    Raises: KronaError if the settings do not fit base, subject or machine, or if no trial
+        could be trained.
+    """
+    console = console or Console()
+    folder, config = open_folder(config)
+    with ray_session(config.address) as resources:
+        plan = make_plan(config, resources)
+        broker = ray.remote(num_cpus=0, resources=HEAD)(Broker).remote()
+        stop = Stop()
+        with slots(_slot_config(config, folder, plan, broker), plan, folder.ray, stop):
+            return _Sweep(config, folder, plan, broker, stop, console).run()
+
+
+def print_summary(result: SweepResult, console: Console) -> None:
+    """The ranking, and the best run's id on the last line."""
+    console.print(ranking_table(result.rows, title=f"sweep {result.name}"))
+    if not result.is_complete:
+        console.print(f"stopped; continue with: {result.resume_command}", highlight=False)
+    if result.best is not None:
+        console.print(f"best run: {result.best.run_id}", highlight=False)
+
+
+class _Sweep:
+    """One session of a sweep, while its slots are open."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        folder: SweepFolder,
+        plan: Plan,
+        broker: Any,
+        stop: Stop,
+        console: Console,
+    ) -> None:
+        self._config, self._folder, self._plan = config, folder, plan
+        self._broker, self._stop, self._console = broker, stop, console
+        self._subject = config.experiment.subject
+
+    def run(self) -> SweepResult:
+        """Open the MLflow store while the slots load, search, conclude."""
+        with self._console.status(f"sweep {self._folder.name}: loading base and photos"):
+            tracker = Tracker(self._config.tracking())
+            sweep_run = tracker.start_sweep(
+                self._subject,
+                self._folder.name,
+                params=shared_params(self._config),
+                tags=provenance(),
+            )
+        state = "failed"
+        try:
+            is_complete = self._search(tracker, sweep_run)
+            state = "finished" if is_complete else "stopped"
+            return self._result(tracker, sweep_run, is_complete)
+        except KeyboardInterrupt:
+            state = "stopped"
+            raise
+        finally:
+            tracker.end(sweep_run.parent_id, state)
+
+    def _search(self, tracker: Tracker, sweep_run: SweepRun) -> bool:
+        """Run what is left of the trials. Returns whether all are done now."""
+        with self._console.status(f"sweep {self._folder.name}: loading base and photos"):
+            facts = ray.get(self._broker.facts.remote())
+        for warning in facts["warnings"]:
+            self._console.print(f"warning: {warning}", markup=False)
+        space = make_space(self._config, facts["valid_factors"])
+        tracker.log_dict(sweep_run.parent_id, space.describe(), "search_space.json")
+        trials = self._config.trials
+        search = StudySearch(
+            space, self._folder.study, self._stop, trials=trials, seed=self._config.seed
+        )
+        done = search.num_finished
+        if done < trials:
+            callbacks = [
+                RunStates(tracker, sweep_run, self._broker, self._stop),
+                Progress(self._console, trials=trials, done=done),
+            ]
+            self._tune(search, sweep_run, callbacks, num_trials=trials - done)
+        return search.num_finished >= trials
+
+    def _tune(
+        self, search: StudySearch, sweep_run: SweepRun, callbacks: list[Any], *, num_trials: int
+    ) -> None:
+        """Let Tune run trials until they are done or the sweep is stopped."""
+        trial = ray.tune.with_parameters(run_trial, broker=self._broker, sweep_run=sweep_run)
+        bundle = ray.tune.PlacementGroupFactory([HEAD])
+        with self._stopped_by_signals():
+            ray.tune.run(
+                ray.tune.with_resources(trial, bundle),
+                name="tune",
+                storage_path=str(self._folder.ray),
+                num_samples=num_trials,
+                search_alg=search,
+                scheduler=Pruner(
+                    search.study,
+                    max_steps=self._config.steps,
+                    grace_steps=self._config.eval_every,
+                ),
+                max_concurrent_trials=self._plan.trials_at_once,
+                stop=self._stop,
+                callbacks=callbacks,
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+        if self._stop.error is not None:
+            raise KronaError(self._stop.error)
+
+    @contextlib.contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) stops the search in order, a second one at once."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def request(number: int, frame: object) -> None:
+            self._stop.requested = True
+            signal.signal(number, before[signal.Signals(number)])
+            self._console.print("stopping; what is done is kept")
+
+        for number in before:
+            signal.signal(number, request)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _result(self, tracker: Tracker, sweep_run: SweepRun, is_complete: bool) -> SweepResult:
+        rows = rank(tracker, sweep_run.parent_id)
+        champion = best(rows)
+        if is_complete:
+            if champion is None:
+                failure = next((row.failure for row in rows if row.failure), "none was finished")
+                raise KronaError(f"no trial could be scored; the first failure: {failure}")
+            with self._console.status("drawing the best trials"):
+                conclude(tracker, sweep_run, self._broker, self._folder, self._subject, rows)
+        return SweepResult(
+            name=self._folder.name,
+            experiment=experiment_name(self._subject),
+            parent_id=sweep_run.parent_id,
+            rows=tuple(rows),
+            best=champion,
+            is_complete=is_complete,
+            resume_command=self._resume_command(),
+        )
+
+    def _resume_command(self) -> str:
+        storage = self._config.storage
+        elsewhere = "" if storage == SweepConfig.storage else f" --storage {storage}"
+        return f"krona sweep --resume --name {self._folder.name}{elsewhere}"
+
+
+def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: Any) -> SlotConfig:
+    return SlotConfig(
+        broker=broker,
+        experiment=replace(config.experiment, eval_every=config.eval_every),
+        experiment_module=config.experiment_module,
+        tracking_uri=config.tracking(),
+        folder=folder.trials,
+        threads=plan.cpus_per_slot,
+    )
