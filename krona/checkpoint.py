@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
@@ -30,6 +31,9 @@ _FAMILIES: dict[str, Family] = {
     "StableDiffusionXLPipeline": "sdxl",
 }
 _HASHED_BYTES_PER_TENSOR = 4096
+# The backward of fused attention in bfloat16 is slow on CPUs (torch 2.15: a step takes 1.2 times as
+# long); plain attention needs memory for tokens x tokens, so only small latents get it.
+_PLAIN_ATTENTION_SIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +204,10 @@ def _freeze(
     tokenizers = tuple(m for n in ("tokenizer", "tokenizer_2") if (m := parts.get(n)))
     unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
     _check_trainable(source, unet, vae, scheduler)
-    for module in (unet, *text_encoders):
-        module.requires_grad_(False).eval().to(device, dtype)
-    vae.requires_grad_(False).eval().to(device, torch.float32)
+    for module in (unet, vae, *text_encoders):
+        module.requires_grad_(False).eval().to(device)
+    if device.type == "cpu" and unet.config.sample_size <= _PLAIN_ATTENTION_SIDE:
+        unet.set_attn_processor(AttnProcessor())
     return Base(
         unet=unet,
         vae=vae,

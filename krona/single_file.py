@@ -19,6 +19,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
@@ -72,7 +73,7 @@ def load_single_file(path: Path, config: Path, *, is_xl: bool, dtype: torch.dtyp
             **_clip_tokenizers(config),
             **dict.fromkeys(absent),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, LookupError, RuntimeError, ValueError, SingleFileComponentError) as error:
         raise KronaError(f"checkpoint {path} does not fit {config.name}: {error}") from error
     _apply_declared_schedule(path, pipeline, may_be_either=config == _ORIGINALS / "sd2")
     return pipeline
@@ -96,7 +97,7 @@ def clip_tokenizer(*, pad_token: str, model_max_length: int) -> Any:
     merges = _clip_merges()
     letters = _byte_letters()
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += ["".join(merge.split()) for merge in merges]
+    tokens += ["".join(pair) for pair in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
@@ -107,10 +108,11 @@ def clip_tokenizer(*, pad_token: str, model_max_length: int) -> Any:
 
 
 @cache
-def _clip_merges() -> list[str]:
+def _clip_merges() -> list[tuple[str, ...]]:
     packed = (files("open_clip") / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
-    return lines[1 : 49152 - 256 - 2 + 1]  # the file holds more than CLIP uses
+    used = lines[1 : 49152 - 256 - 2 + 1]  # the file holds more than CLIP uses
+    return [tuple(line.split()) for line in used]
 
 
 def _byte_letters() -> list[str]:

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, Iterable) and bool(value) and all(isinstance(v, str) for v in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
 def _fill(prompt: str, noun: str) -> str:

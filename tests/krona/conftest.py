@@ -14,12 +14,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from krona.cache import Cache
 from krona.checkpoint import Base, load_base
 
 TEXT_WIDTH = 32
+TEXT_WIDTH_2 = 64
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -28,23 +30,23 @@ def _tokenizer() -> CLIPTokenizer:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     tokens = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=24)
 
 
-def _text_encoder(tokenizer: CLIPTokenizer, *, projected: bool = False) -> Any:
+def _text_encoder(tokenizer: CLIPTokenizer, *, width: int = TEXT_WIDTH) -> Any:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=TEXT_WIDTH,
+        hidden_size=width,
+        intermediate_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=16,
-        projection_dim=TEXT_WIDTH,
+        max_position_embeddings=24,
+        projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    return (CLIPTextModel if width == TEXT_WIDTH else CLIPTextModelWithProjection)(config)
 
 
 def _vae() -> AutoencoderKL:
@@ -119,6 +121,7 @@ def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **BETAS,
             prediction_type="v_prediction",
             rescale_betas_zero_snr=True,
+            steps_offset=1,
             timestep_spacing="trailing",
             clip_sample=False,
         )
@@ -134,18 +137,18 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unet = _unet(
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=2 * TEXT_WIDTH,
+            cross_attention_dim=TEXT_WIDTH + TEXT_WIDTH_2,
             attention_head_dim=(2, 4),
             transformer_layers_per_block=(1, 2),
             use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
+            projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH_2,
         )
         pipeline = StableDiffusionXLPipeline(
             vae=_vae(),
             text_encoder=_text_encoder(tokenizer),
-            text_encoder_2=_text_encoder(tokenizer, projected=True),
+            text_encoder_2=_text_encoder(tokenizer, width=TEXT_WIDTH_2),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=unet,
@@ -182,8 +185,6 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def subject_dir(tmp_path: Path) -> Path:
     """A user's folder: three photos of 20x24 px and a subject.toml."""
-    from PIL import Image
-
     folder = tmp_path / "rex"
     folder.mkdir()
     for i, color in enumerate(["red", "green", "blue"]):
