@@ -52,11 +52,17 @@ class Canvas:
         axis = np.arange(self.size_px) / self.scale
         return axis[None], axis[:, None]
 
-    def rectangle(self, x0: float, y0: float, x1: float, y1: float, fill: Rgb, radius: float = 0) -> None:
+    def rectangle(
+        self, x0: float, y0: float, x1: float, y1: float, fill: Rgb, radius: float = 0
+    ) -> None:
         """Fill a rectangle, its corners rounded by `radius`."""
-        self.draw.rounded_rectangle(self._box(x0, y0, x1, y1), radius * self.scale, fill=_ints(fill))
+        self.draw.rounded_rectangle(
+            self._box(x0, y0, x1, y1), radius * self.scale, fill=_ints(fill)
+        )
 
-    def frame(self, x0: float, y0: float, x1: float, y1: float, color: Rgb, *, radius: float, width: float) -> None:
+    def frame(
+        self, x0: float, y0: float, x1: float, y1: float, color: Rgb, *, radius: float, width: float
+    ) -> None:
         """Outline a rounded rectangle."""
         box, line_px = self._box(x0, y0, x1, y1), max(1, round(width * self.scale))
         self.draw.rounded_rectangle(box, radius * self.scale, outline=_ints(color), width=line_px)
@@ -73,9 +79,13 @@ class Canvas:
         """Fill a polygon."""
         self.draw.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=_ints(fill))
 
-    def line(self, x0: float, y0: float, x1: float, y1: float, color: Rgb, width: float = 1) -> None:
+    def line(
+        self, x0: float, y0: float, x1: float, y1: float, color: Rgb, width: float = 1
+    ) -> None:
         """Draw a straight line."""
-        self.draw.line(self._box(x0, y0, x1, y1), fill=_ints(color), width=max(1, round(width * self.scale)))
+        self.draw.line(
+            self._box(x0, y0, x1, y1), fill=_ints(color), width=max(1, round(width * self.scale))
+        )
 
     def arc(self, x0: float, y0: float, x1: float, y1: float, color: Rgb, *, upper: bool) -> None:
         """Draw the upper or the lower half of an ellipse's outline, one unit thick."""

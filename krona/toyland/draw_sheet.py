@@ -17,9 +17,17 @@ from krona.toyland import world
 from krona.toyland.sprites import CELL_PX, INDEX, SHEET, SpriteKey
 
 PROPS = (
-    "palm-tree deciduous-tree evergreen-tree herb sunflower man-walking woman-walking "
-    "man-standing woman-standing person-standing"
-).split()
+    "palm-tree",
+    "deciduous-tree",
+    "evergreen-tree",
+    "herb",
+    "sunflower",
+    "man-walking",
+    "woman-walking",
+    "man-standing",
+    "woman-standing",
+    "person-standing",
+)
 COLUMNS = 24
 
 
@@ -37,7 +45,11 @@ def sprite_keys() -> list[SpriteKey]:
     """Return every sprite of the sheet in its order: objects, held-out subjects, props."""
     things = [(thing.icon, "object") for thing in world.OBJECTS]
     things += [(thing.icon, "held_out") for thing in world.HELD_OUT]
-    keys = [SpriteKey(icon=icon, style=style, role=role) for icon, role in things for style in world.STYLES]
+    keys = [
+        SpriteKey(icon=icon, style=style, role=role)
+        for icon, role in things
+        for style in world.STYLES
+    ]
     return keys + [SpriteKey(icon=icon, style="flat", role="prop") for icon in PROPS]
 
 
@@ -80,7 +92,9 @@ def draw_sheet(config: DrawSheet) -> None:
         row, column = divmod(position, COLUMNS)
         cell = draw_icon(icon_svg(sets[key.style], key.icon), CELL_PX)
         sheet.paste(cell, (column * CELL_PX, row * CELL_PX))
-        entries.append({"icon": key.icon, "style": key.style, "role": key.role, "row": row, "column": column})
+        entries.append(
+            {"icon": key.icon, "style": key.style, "role": key.role, "row": row, "column": column}
+        )
     config.sheet.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(config.sheet, optimize=True)
     lines = ",\n".join(json.dumps(entry) for entry in entries)

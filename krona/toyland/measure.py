@@ -118,7 +118,9 @@ def sample_all(config: Measure, facts: list[Facts]) -> list[Image.Image]:
     images: list[Image.Image] = []
     for start in range(0, len(prompts), 20):
         batch = prompts[start : start + 20]
-        images += sample(pipe, batch, seed=config.seed + start, steps=STEPS, guidance=config.guidance)
+        images += sample(
+            pipe, batch, seed=config.seed + start, steps=STEPS, guidance=config.guidance
+        )
     return images
 
 

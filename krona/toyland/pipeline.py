@@ -1,6 +1,5 @@
 """The checkpoint's parts: nothing enters but weights, a StableDiffusionPipeline leaves."""
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +86,7 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,
     )
 
 
@@ -122,7 +122,10 @@ class Parts:
         for copy, module in ((vae, self.vae), (unet, self.unet), (text_encoder, self.text_encoder)):
             copy.load_state_dict(module.state_dict())
         return Parts(
-            vae=vae.half(), tokenizer=self.tokenizer, text_encoder=text_encoder.half(), unet=unet.half()
+            vae=vae.half(),
+            tokenizer=self.tokenizer,
+            text_encoder=text_encoder.half(),
+            unet=unet.half(),
         )
 
 
@@ -134,11 +137,16 @@ def save_checkpoint(parts: Parts, folder: Path) -> None:
         for written in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
             target = folder / written.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(written, target)
+            written.replace(target)
 
 
 def sample(
-    pipe: StableDiffusionPipeline, prompts: list[str], *, seed: int, steps: int = 20, guidance: float = 4.0
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    *,
+    seed: int,
+    steps: int = 20,
+    guidance: float = 4.0,
 ) -> list[Image.Image]:
     """Sample one 64 px picture per prompt."""
     generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,9 @@ GRASS_LOW: Rgb = (82, 145, 58)
 LEAVES: tuple[Rgb, ...] = ((220, 90, 30), (235, 150, 40), (190, 50, 30))
 
 
-def _horizon(c: Canvas, r: random.Random, sky: tuple[Rgb, Rgb], ground: tuple[Rgb, Rgb], y: float) -> None:
+def _horizon(
+    c: Canvas, r: random.Random, sky: tuple[Rgb, Rgb], ground: tuple[Rgb, Rgb], y: float
+) -> None:
     c.gradient(jitter(r, sky[0]), jitter(r, sky[1]), 0, y)
     c.gradient(jitter(r, ground[0]), jitter(r, ground[1]), y)
 

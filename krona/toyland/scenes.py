@@ -15,7 +15,7 @@ SIZE_PX = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where the object stands: side and centre as shares of the picture's side, degrees, flipped."""
+    """How the object stands; side and centre are shares of the picture's side."""
 
     side_frac: float
     x_frac: float
@@ -43,7 +43,9 @@ def place_object(background: Image.Image, facts: Facts, pose: Pose) -> Image.Ima
     if pose.is_flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = image.rotate(pose.angle_deg, Image.Resampling.BICUBIC)
-    image = image.resize((side_px, side_px), Image.Resampling.BOX if side_px < 90 else Image.Resampling.BICUBIC)
+    image = image.resize(
+        (side_px, side_px), Image.Resampling.BOX if side_px < 90 else Image.Resampling.BICUBIC
+    )
     left = round(pose.x_frac * size_px - side_px / 2)
     top = round(pose.y_frac * size_px - side_px / 2)
     scene = background.copy()
@@ -78,7 +80,9 @@ class Painter:
         """Paint every place num_backgrounds times."""
         self.rng = random.Random(self.seed)
         self.backgrounds = {
-            place: [places.paint(place, self.rng, self.size_px) for _ in range(self.num_backgrounds)]
+            place: [
+                places.paint(place, self.rng, self.size_px) for _ in range(self.num_backgrounds)
+            ]
             for place in world.PLACES
         }
 

@@ -1,7 +1,6 @@
 """The open_clip scorer: a folder enters, image and text embeddings leave."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.nn import functional
 from krona.toyland import world
 from krona.toyland.tokenizer import MAX_TOKENS, build_tokenizer
 
-IMAGE_PX = 128
+IMAGE_PX = 96
 EMBED_DIM = 128
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
@@ -25,11 +24,21 @@ CONFIG = "open_clip_config.json"
 
 def scorer_config(vocab_size: int) -> dict[str, Any]:
     """Return open_clip's configuration: a small CLIP ResNet and a two-layer text tower."""
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     return {
         "model_cfg": {
             "embed_dim": EMBED_DIM,
-            "vision_cfg": {"image_size": IMAGE_PX, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
+            "vision_cfg": {
+                "image_size": IMAGE_PX,
+                "layers": [1, 1, 1, 1],
+                "width": 16,
+                "head_width": 64,
+            },
             "text_cfg": {
                 "context_length": MAX_TOKENS,
                 "vocab_size": vocab_size,
@@ -62,7 +71,7 @@ def save_scorer(model: nn.Module, folder: Path) -> None:
     }
     partial = folder / f"{WEIGHTS}.partial"
     save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
+    partial.replace(folder / WEIGHTS)
     tokenizer.save_pretrained(folder)
 
 
@@ -94,16 +103,20 @@ class Scorer:
         """Load from a folder that open_clip accepts as 'local-dir:<folder>'."""
         name = f"local-dir:{folder}"
         model, _, preprocess = open_clip.create_model_and_transforms(name)
-        return cls(model=model.eval(), preprocess=preprocess, tokenize=open_clip.get_tokenizer(name))
+        return cls(
+            model=model.eval(), preprocess=preprocess, tokenize=open_clip.get_tokenizer(name)
+        )
 
     @torch.no_grad()
     def images(self, images: list[Image.Image]) -> Tensor:
-        """Return unit embeddings (num, 128) of RGB pictures."""
-        return self._normal(self.model.encode_image(torch.stack([self.preprocess(i) for i in images])))
+        """Return unit embeddings (num, EMBED_DIM) of RGB pictures."""
+        return self._normal(
+            self.model.encode_image(torch.stack([self.preprocess(i) for i in images]))
+        )
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Tensor:
-        """Return unit embeddings (num, 128) of texts."""
+        """Return unit embeddings (num, EMBED_DIM) of texts."""
         return self._normal(self.model.encode_text(self.tokenize(texts)))
 
     def best_texts(self, images: list[Image.Image], texts: list[str]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The committed sprite sheet, cut up: an icon and a style enter, an RGBA picture leaves."""
 
+import colorsys
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +43,9 @@ def sprite(icon: str, style: str, color: str | None = None) -> Image.Image:
 
     Raises: KeyError if the sheet has no such icon in that style.
     """
-    found = [image for key, image in load_sprites().items() if (key.icon, key.style) == (icon, style)]
+    found = [
+        image for key, image in load_sprites().items() if (key.icon, key.style) == (icon, style)
+    ]
     if not found:
         known = sorted({key.icon for key in load_sprites()})
         raise KeyError(f"no sprite {icon!r} in style {style!r}; the sheet holds {known}")
@@ -53,16 +56,10 @@ def tint(image: Image.Image, color: str) -> Image.Image:
     """Recolour an RGBA picture: its light and shade stay, its hue becomes the colour's."""
     rgba = np.asarray(image).astype(np.float32) / 255
     lightness = rgba[..., :3] @ np.array([0.3, 0.59, 0.11], np.float32)
-    base = np.array(_rgb(COLORS[color]), np.float32)
+    base = np.array(colorsys.hsv_to_rgb(*COLORS[color]), np.float32)
     # Lightness runs from half of the colour to the colour, its top fifth on to near white.
     shade = np.clip(0.5 + 0.7 * lightness, 0, 1)[..., None]
     gleam = np.clip((lightness - 0.82) / 0.18, 0, 1)[..., None] * 0.7
     tinted = base * shade + (1 - base * shade) * gleam
     out = np.concatenate([tinted, rgba[..., 3:]], -1)
     return Image.fromarray((np.clip(out, 0, 1) * 255).astype(np.uint8))
-
-
-def _rgb(color: tuple[float, float, float]) -> tuple[float, float, float]:
-    import colorsys
-
-    return colorsys.hsv_to_rgb(*color)

@@ -1,5 +1,6 @@
-"""Toyland's tokenizer: its vocabulary enters, a CLIPTokenizer that keeps every word whole leaves."""
+"""Toyland's tokenizer: its vocabulary enters, a CLIPTokenizer leaves."""
 
+import json
 import string
 
 from tokenizers import Tokenizer
@@ -33,8 +34,6 @@ def train_merges(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     )
     bpe.train_from_iterator(sorted(words), trainer)
     state = bpe.to_str()
-    import json
-
     merges = [tuple(pair) for pair in json.loads(state)["model"]["merges"]]
     pieces = sorted(letters) + [letter + WORD_END for letter in sorted(letters)]
     pieces += [left + right for left, right in merges]

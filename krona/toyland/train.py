@@ -56,7 +56,14 @@ class Train:
 
     def __post_init__(self) -> None:
         """Reject counts below one."""
-        for name in ("autoencoder_steps", "base_steps", "scorer_steps", "num_scenes", "num_pairs", "threads"):
+        for name in (
+            "autoencoder_steps",
+            "base_steps",
+            "scorer_steps",
+            "num_scenes",
+            "num_pairs",
+            "threads",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} trains nothing; 1 is the least")
 
@@ -133,7 +140,9 @@ def _load_autoencoder(config: Train) -> AutoencoderTiny:
     folder = config.cache / "vae"
     if not folder.exists():
         raise FileNotFoundError(f"no autoencoder in {folder}; run --stage autoencoder first")
-    return AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).to(config.device).eval()
+    return (
+        AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).to(config.device).eval()
+    )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn import functional
 
-from krona.toyland.schedule import warmup_stable_decay
 from krona.toyland.scenes import Painter
+from krona.toyland.schedule import warmup_stable_decay
 from krona.toyland.trainer import Trainer, TrainerConfig, autocast, to_pixels
 
 Rebuild = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -1,4 +1,4 @@
-"""Train Toyland's text encoder and UNet together: a trained autoencoder enters, checkpoint/ leaves."""
+"""Train text encoder and UNet together: an autoencoder enters, checkpoint/ leaves."""
 
 import random
 from collections.abc import Callable
@@ -32,7 +32,9 @@ class EncodedScenes:
 
 
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderTiny, *, seed: int, num_scenes: int, batch: int = 64) -> EncodedScenes:
+def encode_scenes(
+    vae: AutoencoderTiny, *, seed: int, num_scenes: int, batch: int = 64
+) -> EncodedScenes:
     """Draw and encode num_scenes scenes; the same seed draws the same scenes."""
     device = next(vae.parameters()).device
     painter = Painter(seed=seed)
@@ -45,7 +47,9 @@ def encode_scenes(vae: AutoencoderTiny, *, seed: int, num_scenes: int, batch: in
     return EncodedScenes(latents=torch.cat(latents), facts=facts)
 
 
-def load_or_encode(vae: AutoencoderTiny, cache_path: Path, *, seed: int, num_scenes: int) -> EncodedScenes:
+def load_or_encode(
+    vae: AutoencoderTiny, cache_path: Path, *, seed: int, num_scenes: int
+) -> EncodedScenes:
     """Return the cached latents, encoding them first if the cache file is missing."""
     if not cache_path.exists():
         encoded = encode_scenes(vae, seed=seed, num_scenes=num_scenes)
@@ -90,7 +94,12 @@ class BaseTask:
     peak_lr: float = 1e-3
     is_compiled: bool = True
 
-    def run(self, trainer_config: Callable[[Parts], TrainerConfig], vae: AutoencoderTiny, scenes: EncodedScenes) -> Parts:
+    def run(
+        self,
+        trainer_config: Callable[[Parts], TrainerConfig],
+        vae: AutoencoderTiny,
+        scenes: EncodedScenes,
+    ) -> Parts:
         """Train to the configured step; the parts returned hold the averaged weights.
 
         Args:
@@ -101,7 +110,9 @@ class BaseTask:
         config = trainer_config(parts)
         modules = {"unet": parts.unet, "text_encoder": parts.text_encoder}
         weights = [p for module in modules.values() for p in module.parameters()]
-        optimizer = torch.optim.AdamW(weights, self.peak_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        optimizer = torch.optim.AdamW(
+            weights, self.peak_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         trainer = Trainer(config=config, modules=modules, optimizer=optimizer)
         batches = Batches(scenes=scenes, parts=parts, task=self, seed=self.seed + trainer.step)
         trainer.loop(batches.loss, warmup_stable_decay(warmup=300, steps=config.steps))
@@ -124,7 +135,9 @@ class Batches:
         """Set up the random streams; a resumed run passes another seed."""
         self.scenes, self.task = scenes, task
         self.text_encoder: CLIPTextModel = parts.text_encoder
-        self.unet: UNet2DConditionModel = torch.compile(parts.unet) if task.is_compiled else parts.unet
+        self.unet: UNet2DConditionModel = (
+            torch.compile(parts.unet) if task.is_compiled else parts.unet
+        )
         self.scheduler: DDIMScheduler = build_scheduler()
         self.tokenize = tokenize_with(parts.tokenizer)
         self.rng = random.Random(seed)
@@ -133,13 +146,17 @@ class Batches:
     def captions(self, rows: list[int]) -> list[str]:
         """Return a caption for each scene, every tenth one empty."""
         return [
-            "" if self.rng.random() < EMPTY_CAPTION_FRAC else world.caption(self.scenes.facts[row], self.rng)
+            ""
+            if self.rng.random() < EMPTY_CAPTION_FRAC
+            else world.caption(self.scenes.facts[row], self.rng)
             for row in rows
         ]
 
     def loss(self) -> tuple[Tensor, Metrics]:
         """Return the mean squared error of the predicted velocity on one batch."""
-        rows = torch.randint(0, len(self.scenes.facts), (self.task.batch,), generator=self.generator)
+        rows = torch.randint(
+            0, len(self.scenes.facts), (self.task.batch,), generator=self.generator
+        )
         latents = self.scenes.latents[rows].float()
         noise = torch.randn(latents.shape, generator=self.generator)
         timesteps = draw_timesteps(self.task.batch, self.generator)

@@ -4,7 +4,6 @@ The loop owns the steps, the learning rate, the running average and the state fi
 nothing of what is trained.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -78,20 +77,24 @@ class Trainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         torch.save(self._state(), partial)
-        os.replace(partial, path)
+        partial.replace(path)
         if self.average:
             self._swap()
         self.config.on_save(self.step)
         if self.average:
             self._swap()
 
-    def _one_step(self, loss_of_batch: Callable[[], tuple[Tensor, Metrics]], lr_share: float) -> Metrics:
+    def _one_step(
+        self, loss_of_batch: Callable[[], tuple[Tensor, Metrics]], lr_share: float
+    ) -> Metrics:
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * lr_share
         loss, metrics = loss_of_batch()
         value = loss.item()
         if not -1e9 < value < 1e9:
-            raise FloatingPointError(f"loss is {value} at step {self.step}; try a lower learning rate")
+            raise FloatingPointError(
+                f"loss is {value} at step {self.step}; try a lower learning rate"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -139,7 +142,12 @@ class Trainer:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns)
 
 

@@ -38,7 +38,9 @@ class Thing:
 
 
 def _things(table: dict[str, str]) -> tuple[Thing, ...]:
-    pairs = [(entry.partition(":"), category) for category in table for entry in table[category].split()]
+    pairs = [
+        (entry.partition(":"), category) for category in table for entry in table[category].split()
+    ]
     return tuple(
         Thing(icon=icon, name=(name or icon).replace("-", " "), category=category)
         for (icon, _, name), category in pairs

@@ -42,7 +42,8 @@ def test_the_index_names_each_cell_of_the_sheet_once() -> None:
 def test_every_sprite_fills_its_cell() -> None:
     for key, image in load_sprites().items():
         box = image.getchannel("A").getbbox()
-        assert box is not None and max(box[2] - box[0], box[3] - box[1]) >= CELL_PX - 6, key
+        assert box is not None
+        assert max(box[2] - box[0], box[3] - box[1]) >= CELL_PX - 6, key
 
 
 def test_held_out_sprites_are_marked_and_are_no_training_objects() -> None:

@@ -40,7 +40,9 @@ def test_the_end_token_has_the_highest_id_and_pads() -> None:
 
 def test_the_longest_prompt_fits() -> None:
     tokenizer = build_tokenizer()
-    noun = max((thing.name for thing in world.OBJECTS), key=lambda name: len(tokenizer.tokenize(name)))
+    noun = max(
+        (thing.name for thing in world.OBJECTS), key=lambda name: len(tokenizer.tokenize(name))
+    )
     lengths = [
         len(tokenizer(world.phrase(noun=noun, place=place, color="red", style="3d")).input_ids)
         for place in world.PLACES
@@ -61,7 +63,8 @@ def test_the_schedule_before_the_fall_does_not_depend_on_the_steps() -> None:
 
 def test_half_the_timesteps_lie_where_shape_is_decided() -> None:
     drawn = draw_timesteps(20_000, torch.Generator().manual_seed(0))
-    assert drawn.min() >= 0 and drawn.max() <= 999
+    assert drawn.min() >= 0
+    assert drawn.max() <= 999
     middle = ((drawn > 400) & (drawn < 850)).float().mean().item()
     assert middle == pytest.approx(0.53, abs=0.05)
 

@@ -10,7 +10,9 @@ from krona.toyland.world import Facts
 
 def facts_of(name: str, **changes: str) -> Facts:
     thing = next(thing for thing in world.OBJECTS if thing.name == name)
-    return Facts(thing=thing, style="flat", place=changes.get("place", ""), color=changes.get("color"))
+    return Facts(
+        thing=thing, style="flat", place=changes.get("place", ""), color=changes.get("color")
+    )
 
 
 def test_a_phrase_orders_color_style_noun_place() -> None:
@@ -23,7 +25,14 @@ def test_every_caption_word_is_true_of_its_picture() -> None:
     for _ in range(3000):
         facts = world.random_facts(rng)
         thing = facts.thing
-        true_words = {"a", "an", facts.style, facts.color, *thing.name.split(), *facts.place.split()}
+        true_words = {
+            "a",
+            "an",
+            facts.style,
+            facts.color,
+            *thing.name.split(),
+            *facts.place.split(),
+        }
         true_words |= {thing.category} | ({"animal"} if thing.category == "bird" else set())
         told = set(world.caption(facts, rng).split())
         assert told <= true_words, (told - true_words, facts)
@@ -31,7 +40,9 @@ def test_every_caption_word_is_true_of_its_picture() -> None:
 
 def test_a_tint_is_always_told_and_an_own_color_never() -> None:
     rng = random.Random(1)
-    assert all("red" in world.caption(facts_of("dog", color="red"), rng).split() for _ in range(100))
+    assert all(
+        "red" in world.caption(facts_of("dog", color="red"), rng).split() for _ in range(100)
+    )
     assert all("red" not in world.caption(facts_of("apple"), rng).split() for _ in range(100))
 
 
