@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def encode_latents(base: Base, photos: Photos, cache: Cache) -> LatentDist:
     rows = [
         cache.get(
             {"what": "latents", "base": base.content_hash, "photo": photo},
-            lambda row=row: _encode_image(base, row[None]),  # type: ignore[misc]
+            partial(_encode_image, base, row[None]),
         )
         for photo, row in zip(photos.hashes, photos.pixels, strict=True)
     ]
