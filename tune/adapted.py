@@ -35,15 +35,25 @@ def load_adapted(
     return Adapted(base=loaded, subject_noun=f"{manifest.identifier} {manifest.class_noun}")
 
 
-def find_adapter(name: str, *, tracking_uri: str | None = None) -> Path:
-    """The adapter file of that path, or the one that an MLflow run holds."""
-    if name.endswith(".safetensors") or Path(name).exists():
+def find_adapter(
+    name: str | None = None, *, subject: str | None = None, tracking_uri: str | None = None
+) -> Path:
+    """The adapter file of that path, or the one that an MLflow run holds.
+
+    Args:
+        name: a file or a run; None asks for the champion of `subject`, or of the newest sweep.
+    Raises: KronaError if there is no such file, run or champion.
+    """
+    if name is not None and (name.endswith(".safetensors") or Path(name).exists()):
         if not Path(name).is_file():
             raise KronaError(f"adapter '{name}' is no file; give a .safetensors file or a run id")
         return Path(name)
-    from tune.tracking import Tracker, default_tracking_uri
+    from tune.records import experiment_name, resolve_tracking_uri
+    from tune.tracking import Tracker
 
-    return Tracker(tracking_uri or default_tracking_uri()).download_adapter(name)
+    tracker = Tracker(resolve_tracking_uri(tracking_uri))
+    champion = f"{experiment_name(subject or tracker.newest_sweep().subject)}@champion"
+    return tracker.download_adapter(name or champion)
 
 
 def attach(base: Base, path: Path) -> Adapter:

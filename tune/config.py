@@ -12,6 +12,7 @@ from evals.protocol import Protocol
 from krona.errors import KronaError, nearest
 
 TOYLAND = "toyland"
+DEFAULT_SUBJECT = "monster"
 OPENAI_CLIP = "ViT-B-32:openai"
 
 
@@ -19,8 +20,9 @@ OPENAI_CLIP = "ViT-B-32:openai"
 class ExperimentConfig:
     """What every trial on one subject and base shares."""
 
-    subject: str = "monster"
-    """Name of an embedded subject (monster, duck, backpack, teapot), or of your own."""
+    subject: str | None = None
+    """An embedded subject (monster, duck, backpack, teapot), or a name for your own
+    [default: monster; with --photos the folder's name]."""
     photos: Path | None = None
     """Folder with 3-6 photos of your own subject."""
     class_noun: str | None = None
@@ -40,8 +42,9 @@ class ExperimentConfig:
     """Images in one optimizer step."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic of the forward and backward pass."""
-    eval_every: int = 40
-    """Steps between evaluations (samples, scores, a saved state); also after the last step."""
+    eval_every: int | None = None
+    """Steps between evaluations (samples, scores, a saved state); the last step is always one
+    [default: a quarter of the steps]."""
     protocol: Protocol = field(default_factory=Protocol)
     """How images are made for the scores."""
     device: str | None = None
@@ -50,14 +53,20 @@ class ExperimentConfig:
     """Folder of cached latents, embeddings, anchors [default: $KRONA_CACHE or ~/.cache/krona]."""
 
     @property
+    def subject_name(self) -> str:
+        """The subject's name: the given one, the photo folder's, or the first embedded one."""
+        return self.subject or (self.photos.resolve().name if self.photos else DEFAULT_SUBJECT)
+
+    @property
     def clip_source(self) -> str:
         """The scorer to load: the given one, or the one that suits the base."""
         return self.scorer or (TOYLAND if self.base == TOYLAND else OPENAI_CLIP)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise KronaError(f"{name}={value} must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ class Resident:
         cache = Cache(config.cache_dir or default_cache_dir())
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         subject = load_subject(
-            config.subject,
+            config.subject_name,
             photos=config.photos,
             class_noun=config.class_noun,
             identifier=config.identifier,
@@ -101,9 +101,13 @@ class Resident:
             batch_size=self.config.batch_size,
             mixed_precision=self.config.mixed_precision,
             seed=settings.seed,
-            report_every=math.gcd(10, self.config.eval_every),
+            report_every=math.gcd(10, self.eval_every(settings)),
             resolution=self.config.resolution,
         )
+
+    def eval_every(self, settings: TrialSettings) -> int:
+        """Steps between evaluations: as configured, or a quarter of the trial's steps."""
+        return self.config.eval_every or -(-settings.steps // 4)
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""
@@ -194,7 +198,7 @@ def _reports(
     else:
         state = TrainState.create(adapter, config)
     for record in train(resident.base, data, state, config):
-        if record.step % resident.config.eval_every and record.step < config.steps:
+        if record.step % resident.eval_every(trial) and record.step < config.steps:
             yield Report(step=record.step, metrics=_metrics(record))
             continue
         evaluation = resident.scorer.evaluate(resident.base)

@@ -46,7 +46,7 @@ def open_folder(config: SweepConfig) -> tuple[SweepFolder, SweepConfig]:
     if config.resume:
         folder = SweepFolder(path=storage / (config.name or _newest(storage, config)))
         return folder, _resumed(folder, config)
-    subject = config.experiment.subject
+    subject = config.experiment.subject_name
     folder = SweepFolder(
         path=storage / (config.name or f"{subject}-{time.strftime('%y%m%d-%H%M%S')}")
     )
@@ -78,11 +78,13 @@ def _resumed(folder: SweepFolder, config: SweepConfig) -> SweepConfig:
 
 def _newest(storage: Path, config: SweepConfig) -> str:
     found = sorted(storage.glob(f"*/{SETTINGS}"), key=lambda path: path.stat().st_mtime)
-    subject = config.experiment.subject
+    asked = config.experiment
+    is_any = asked.subject is None and asked.photos is None
     for path in reversed(found):
-        if from_json(path.read_text()).experiment.subject == subject:
+        if is_any or from_json(path.read_text()).experiment.subject_name == asked.subject_name:
             return path.parent.name
-    raise KronaError(f"no sweep of subject '{subject}' in {storage}; start one without --resume")
+    wanted = "sweep" if is_any else f"sweep of subject '{asked.subject_name}'"
+    raise KronaError(f"no {wanted} in {storage}; start one without --resume")
 
 
 def _absolute(config: SweepConfig) -> SweepConfig:

@@ -20,7 +20,7 @@ class SweepConfig:
     trials: int = 16
     """Number of trials, the paper's default setting among them; more with --resume extends."""
     steps: int = TrialSettings.steps
-    """Optimizer steps of the longest trial; scores are taken at each quarter of them."""
+    """Optimizer steps of the longest trial."""
     learning_rate: tuple[float, float] = (1e-4, 3e-2)
     """Lowest and highest AdamW learning rate; searched on a log scale."""
     factors: tuple[tuple[int, int], ...] | None = None
@@ -77,8 +77,8 @@ class SweepConfig:
 
     @property
     def eval_every(self) -> int:
-        """Steps between evaluations: a quarter of the longest trial, where pruning decides."""
-        return -(-self.steps // 4)
+        """Steps between evaluations, where pruning decides: as given, or a quarter of the steps."""
+        return self.experiment.eval_every or -(-self.steps // 4)
 
     def tracking(self) -> str:
         """The MLflow URI that the sweep is recorded under."""

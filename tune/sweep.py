@@ -81,7 +81,7 @@ class _Sweep:
     ) -> None:
         self._config, self._folder, self._plan = config, folder, plan
         self._broker, self._stop, self._console = broker, stop, console
-        self._subject = config.experiment.subject
+        self._subject = config.experiment.subject_name
 
     def run(self) -> SweepResult:
         """Open the MLflow store while the slots load, search, conclude."""

@@ -90,9 +90,10 @@ def _ray() -> str:
 
 
 def _mlflow(tracking_uri: str | None) -> str:
-    from tune.tracking import Tracker, default_tracking_uri
+    from tune.records import resolve_tracking_uri
+    from tune.tracking import Tracker
 
-    uri = tracking_uri or default_tracking_uri()
+    uri = resolve_tracking_uri(tracking_uri)
     Tracker(uri).ping()
     return uri
 

@@ -33,9 +33,10 @@ def evaluate(
         finally:
             attached.eject()
     scores = list(next(iter(rows.values())).scores)
-    table = Table("adapter", *(f"{name} ± se (n)" for name in scores), "subject", "prompt", "balance")
+    calibrated = ("subject", "prompt", "balance")
+    table = Table("adapter", *(f"{name} ± se (n)" for name in scores), *calibrated)
     for name, evaluation in rows.items():
         cells = [f"{s.mean:.3f} ± {s.se:.3f} ({s.n})" for s in evaluation.scores.values()]
-        cells += [f"{evaluation.calibrated[k]:.3f}" for k in ("subject", "prompt", "balance")]
+        cells += [f"{evaluation.calibrated[k]:.3f}" for k in calibrated]
         table.add_row(name, *cells)
     Console().print(table)

@@ -14,9 +14,9 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
             sqlite:///mlflow.db].
     """
     from krona.errors import KronaError
-    from tune.tracking import artifact_root, default_tracking_uri
+    from tune.records import artifact_root, resolve_tracking_uri
 
-    uri = tracking_uri or default_tracking_uri()
+    uri = resolve_tracking_uri(tracking_uri)
     if uri.startswith(("http://", "https://")):
         raise KronaError(f"{uri} is a running server already; open it in a browser")
     print(f"MLflow UI: http://{host}:{port}  (store: {uri})", flush=True)
@@ -24,5 +24,5 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]
-    command += ["--artifacts-destination", artifact_root().as_uri()]
+    command += ["--artifacts-destination", artifact_root(uri).as_uri()]
     os.execv(sys.executable, command)

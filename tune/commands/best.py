@@ -1,0 +1,25 @@
+"""`krona best`: the ranking of a sweep, from MLflow."""
+
+
+def best(*, subject: str | None = None, tracking_uri: str | None = None) -> None:
+    """Print the trials of a sweep, best first, with their scores.
+
+    Args:
+        subject: Whose newest sweep to show [default: the newest sweep of all].
+        tracking_uri: MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db].
+    """
+    from rich.console import Console
+
+    from tune.ranking import best as best_of
+    from tune.ranking import rank, ranking_table
+    from tune.records import resolve_tracking_uri
+    from tune.tracking import Tracker
+
+    tracker = Tracker(resolve_tracking_uri(tracking_uri))
+    sweep = tracker.newest_sweep(subject)
+    rows = rank(tracker, sweep.run_id)
+    console = Console()
+    console.print(ranking_table(rows, title=f"sweep {sweep.name} of {sweep.subject}"))
+    champion = best_of(rows)
+    if champion is not None:
+        console.print(f"best run: {champion.run_id}", highlight=False)

@@ -1,0 +1,19 @@
+"""`krona sweep`: search the best adapter for a subject."""
+
+from tune.settings import SweepConfig
+
+
+def sweep(config: SweepConfig) -> None:
+    """Search Kronecker factors, learning rate, steps, targets and init for a subject.
+
+    Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
+    """
+    from rich.console import Console
+
+    from tune.sweep import print_summary, run_sweep
+
+    console = Console()
+    result = run_sweep(config, console)
+    print_summary(result, console)
+    if not result.is_complete:
+        raise KeyboardInterrupt
