@@ -1,6 +1,7 @@
 """A canvas whose unit is 1/64 of the picture: shapes in units enter, an RGB picture leaves."""
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -75,7 +76,7 @@ class Canvas:
         """Fill a circle around (x, y)."""
         self.ellipse(x - radius, y - radius, x + radius, y + radius, fill)
 
-    def polygon(self, points: list[tuple[float, float]], fill: Rgb) -> None:
+    def polygon(self, points: Sequence[tuple[float, float]], fill: Rgb) -> None:
         """Fill a polygon."""
         self.draw.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=_ints(fill))
 

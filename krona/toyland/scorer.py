@@ -52,11 +52,10 @@ def scorer_config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def build_scorer() -> nn.Module:
+def build_scorer() -> open_clip.CLIP:
     """Return an untrained scorer of at most 1.9 M parameters."""
     config = scorer_config(len(build_tokenizer()))["model_cfg"]
-    model: nn.Module = open_clip.CLIP(**config)
-    return model
+    return open_clip.CLIP(**config)
 
 
 def save_scorer(model: nn.Module, folder: Path) -> None:
@@ -94,7 +93,7 @@ def color_texts(noun: str) -> list[str]:
 class Scorer:
     """A trained scorer in evaluation mode."""
 
-    model: nn.Module
+    model: open_clip.CLIP
     preprocess: Any
     tokenize: Any
 

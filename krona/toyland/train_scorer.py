@@ -4,14 +4,15 @@ import random
 from dataclasses import dataclass, replace
 from functools import partial
 
+import open_clip
 import torch
 from diffusers import AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from krona.toyland import world
-from krona.toyland.scenes import Painter, pixels
+from krona.toyland.scenes import SIZE_PX, Painter, pixels
 from krona.toyland.schedule import warmup_stable_decay
 from krona.toyland.scorer import IMAGE_PX, build_scorer, object_texts, place_texts
 from krona.toyland.tokenizer import build_tokenizer
@@ -53,7 +54,8 @@ def rebuild(vae: AutoencoderTiny, pictures: Tensor, generator: torch.Generator) 
         strength = 0.5 * torch.rand(len(latents), 1, 1, 1, generator=generator)
         noise = strength * torch.randn(latents.shape, generator=generator)
         rebuilt = vae.decoder(latents + noise.to(device)).float()
-    return rebuilt.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+    smeared: Tensor = rebuilt.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+    return smeared
 
 
 def draw_pairs(vae: AutoencoderTiny, *, seed: int, num_pairs: int, chunk: int = 64) -> ScenePairs:
@@ -67,7 +69,9 @@ def draw_pairs(vae: AutoencoderTiny, *, seed: int, num_pairs: int, chunk: int = 
         chosen = torch.randperm(len(pictures), generator=generator)[: int(0.4 * len(pictures))]
         pictures[chosen] = rebuild(vae, pictures[chosen], generator)
         drawn.append(pictures)
-    return ScenePairs(pictures=torch.cat(drawn).unflatten(0, (num_pairs, NUM_VIEWS)), facts=facts)
+    return ScenePairs(
+        pictures=torch.cat(drawn).view(num_pairs, NUM_VIEWS, 3, SIZE_PX, SIZE_PX), facts=facts
+    )
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -100,7 +104,7 @@ class ScorerTask:
     peak_lr: float = 2e-3
     is_compiled: bool = True
 
-    def run(self, trainer_config: TrainerConfig, pairs: ScenePairs) -> nn.Module:
+    def run(self, trainer_config: TrainerConfig, pairs: ScenePairs) -> open_clip.CLIP:
         """Train to the configured step and return the model in evaluation mode."""
         torch.manual_seed(self.seed)
         model = build_scorer().to(self.device, memory_format=torch.channels_last)
@@ -116,14 +120,16 @@ class ScorerTask:
         return model.eval()
 
 
-def _embed(model: nn.Module, pictures: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+def _embed(model: open_clip.CLIP, pictures: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     return model.encode_image(pictures), model.encode_text(token_ids)
 
 
 class PairBatches:
     """Draws augmented pairs and computes their three losses."""
 
-    def __init__(self, *, pairs: ScenePairs, model: nn.Module, task: ScorerTask, seed: int) -> None:
+    def __init__(
+        self, *, pairs: ScenePairs, model: open_clip.CLIP, task: ScorerTask, seed: int
+    ) -> None:
         """Set up the random streams; a resumed run passes another seed."""
         self.pairs, self.model, self.task = pairs, model, task
         embed = partial(_embed, model)
@@ -173,7 +179,7 @@ class PairBatches:
     ) -> dict[str, Tensor]:
         sizes = [len(facts), len(self.things), len(self.places), texts.shape[0]]
         sizes[3] -= sum(sizes[:3])
-        captions, things, places, colored = texts.split(sizes)
+        captions, things, places, colored = torch.split(texts, sizes)
         of_thing = torch.tensor([self.things[fact.thing.name] for fact in facts])
         of_place = torch.tensor([self.places.get(fact.place, IGNORED) for fact in facts])
         return {

@@ -96,7 +96,7 @@ class Trainer:
                 f"loss is {value} at step {self.step}; try a lower learning rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from krona.toyland import world
 from krona.toyland.measure import area_under_curve
 from krona.toyland.schedule import warmup_stable_decay
-from krona.toyland.tokenizer import build_tokenizer
+from krona.toyland.tokenizer import build_tokenizer, make_tokenizer, train_merges
 from krona.toyland.train import Train
 from krona.toyland.train_autoencoder import latent_penalty
 from krona.toyland.train_base import draw_timesteps
@@ -24,6 +24,17 @@ def test_every_caption_word_is_one_token() -> None:
     split = {word: tokenizer.tokenize(word) for word in world.vocabulary() if word != "3d"}
     assert {word for word, pieces in split.items() if len(pieces) != 1} == set()
     assert "sks" in split
+
+
+def test_merges_by_hand() -> None:
+    # "ab" and "abc" share no pair, for a word's last letter is a piece of its own.
+    assert train_merges(["ab", "abc"]) == [("a", "b"), ("a", "b</w>"), ("ab", "c</w>")]
+
+
+def test_a_new_tokenizer_repeats_itself_and_keeps_words_whole() -> None:
+    first, again = (make_tokenizer(["cat", "car", "carrot"]) for _ in range(2))
+    assert first.get_vocab() == again.get_vocab()
+    assert first.tokenize("carrot car cat") == ["carrot</w>", "car</w>", "cat</w>"]
 
 
 def test_an_unknown_word_falls_into_letters() -> None:

@@ -15,6 +15,7 @@ from krona.toyland.measure import load_pipeline
 from krona.toyland.pipeline import sample
 from krona.toyland.scenes import draw
 from krona.toyland.scorer import Scorer
+from krona.toyland.tokenizer import build_tokenizer
 from krona.toyland.train_autoencoder import measure_psnr
 from krona.toyland.world import Facts
 
@@ -78,6 +79,14 @@ def test_latents_have_about_zero_mean_and_unit_deviation(pipe: StableDiffusionPi
         latents = pipe.vae.encoder(torch.from_numpy(scenes).permute(0, 3, 1, 2) / 127.5 - 1)
     assert latents.mean((0, 2, 3)).abs().max() < 0.25
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.25
+
+
+def test_checkpoint_and_scorer_use_the_committed_vocabulary(
+    pipe: StableDiffusionPipeline, scorer: Scorer
+) -> None:
+    committed = build_tokenizer().get_vocab()
+    assert pipe.tokenizer.get_vocab() == committed
+    assert scorer.tokenize.tokenizer.get_vocab() == committed
 
 
 def test_a_place_asked_for_colors_the_picture(pipe: StableDiffusionPipeline) -> None:
