@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ _HASHED_BYTES_PER_TENSOR = 4096
 _PLAIN_ATTENTION_SIDE = 32
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Base:
     """A frozen base model; its modules are in eval mode and need no gradient.
 
@@ -44,10 +44,10 @@ class Base:
     overflows in half precision.
     """
 
-    unet: Any
-    vae: Any
-    text_encoders: tuple[Any, ...]
-    tokenizers: tuple[Any, ...]
+    unet: Any = field(repr=False)
+    vae: Any = field(repr=False)
+    text_encoders: tuple[Any, ...] = field(repr=False)
+    tokenizers: tuple[Any, ...] = field(repr=False)
     scheduler: Any
     """The checkpoint's own: noise schedule, timestep spacing."""
     family: Family
@@ -65,25 +65,29 @@ class Base:
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
-        common = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
-        if self.family == "sd":
-            pipeline = StableDiffusionPipeline(
-                **common,
-                text_encoder=self.text_encoders[0],
-                tokenizer=self.tokenizers[0],
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
-        else:
-            pipeline = StableDiffusionXLPipeline(
-                **common,
-                text_encoder=self.text_encoders[0],
-                text_encoder_2=self.text_encoders[1],
-                tokenizer=self.tokenizers[0],
-                tokenizer_2=self.tokenizers[1],
-                add_watermarker=False,
-            )
+        with _quiet_loaders():
+            if self.family == "sd":
+                pipeline = StableDiffusionPipeline(
+                    unet=self.unet,
+                    vae=self.vae,
+                    scheduler=self.scheduler,
+                    text_encoder=self.text_encoders[0],
+                    tokenizer=self.tokenizers[0],
+                    safety_checker=None,
+                    feature_extractor=None,
+                    requires_safety_checker=False,
+                )
+            else:
+                pipeline = StableDiffusionXLPipeline(
+                    unet=self.unet,
+                    vae=self.vae,
+                    scheduler=self.scheduler,
+                    text_encoder=self.text_encoders[0],
+                    text_encoder_2=self.text_encoders[1],
+                    tokenizer=self.tokenizers[0],
+                    tokenizer_2=self.tokenizers[1],
+                    add_watermarker=False,
+                )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -265,7 +269,12 @@ def _sampled(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def _quiet_loaders() -> Iterator[None]:
-    """Keep bars out of the terminal, where a sweep draws its own, and advice to model authors."""
+    """Keep bars out of the terminal, where a sweep draws its own, and advice to model authors.
+
+    diffusers 0.42 also warns of every autoencoder that is no AutoencoderKL, though it works.
+    """
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
     loggers = [diffusers_logging, transformers_logging]
     shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
     for logger in shown:
@@ -275,5 +284,6 @@ def _quiet_loaders() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        diffusers_logging.set_verbosity(verbosity)
         for logger in shown:
             logger.enable_progress_bar()

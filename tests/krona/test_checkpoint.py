@@ -34,6 +34,15 @@ def test_a_base_knows_its_shape_and_is_frozen(sd: Base, sd2: Base, sdxl: Base) -
             assert not any(p.requires_grad for p in module.parameters())
 
 
+def test_the_embedded_base_loads_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    base = load_base("toyland")
+    base.pipeline()
+    assert (base.family, base.prediction_type, base.resolution) == ("sd", "v_prediction", 64)
+    assert base.scheduler.config.timestep_spacing == "trailing"
+    assert base.scheduler.alphas_cumprod[-1] == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_pipeline_shares_the_base_modules(sd: Base, sdxl: Base) -> None:
     for base in (sd, sdxl):
         pipeline = base.pipeline()
