@@ -5,7 +5,7 @@ bf16 ≤ 1.45 and ≤ 1.25, at most 0.55 of PEFT's. Least possible: the multipli
 3(a2 + d/a1)/2d of the frozen layer's (0.01–0.05 here), as the frozen weight needs no gradient.
 
 All contenders run interleaved in every round, so a busy machine slows them alike; a cell is the
-median over rounds of its time over the frozen layer's. Run: python -m benchmarks.layer
+median over rounds of its time over the frozen layer's. Run: make bench
 """
 
 import json
@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import tyro
@@ -102,15 +103,15 @@ def contenders(case: Case, device: str) -> dict[str, Contender]:
 def _peft(base: nn.Linear, factors: list[Tensor]) -> Contender:
     rank = base.in_features
     config = LoKrConfig(r=rank, alpha=rank)
-    layer = PeftLinear(base, "bench", config=config, r=rank, alpha=rank)
+    layer: Any = PeftLinear(base, "bench", config=config, r=rank, alpha=rank)
     layer.lokr_w1["bench"], layer.lokr_w2["bench"] = map(nn.Parameter, factors)
-    return layer
+    return layer  # type: ignore[no-any-return]
 
 
 def _lycoris(base: nn.Linear, factors: list[Tensor], *, is_bypass: bool) -> Contender:
-    layer = LokrModule("bench", base, lora_dim=1, full_matrix=True, bypass_mode=is_bypass)
+    layer: Any = LokrModule("bench", base, lora_dim=1, full_matrix=True, bypass_mode=is_bypass)
     layer.lokr_w1, layer.lokr_w2 = map(nn.Parameter, factors)
-    return layer.to(base.weight.device)
+    return layer.to(base.weight.device)  # type: ignore[no-any-return]
 
 
 def check_equal(layers: dict[str, Contender], x: Tensor) -> None:
