@@ -1,4 +1,4 @@
-"""Errors that a user can act on: KronaError, and NonFiniteLoss for a training that diverged."""
+"""What a user can act on: KronaError, and NonFiniteLossError for a training that diverged."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ class KronaError(ValueError):
     """A wrong input or setting; the message says what, what was got, and the nearest fix."""
 
 
-class NonFiniteLoss(KronaError):
+class NonFiniteLossError(KronaError):
     """The loss or its gradient became NaN or infinite; the trial has failed."""
 
 

@@ -18,7 +18,7 @@ from krona.adapter_file import read_safetensors, write_safetensors
 from krona.cache import Cache
 from krona.checkpoint import Base
 from krona.encode import LatentDist, PromptEmbeds, encode_latents, encode_prompts
-from krona.errors import KronaError, NonFiniteLoss
+from krona.errors import KronaError, NonFiniteLossError
 from krona.inject import Adapter
 from krona.objective import (
     FixedPairs,
@@ -213,7 +213,7 @@ def train(base: Base, data: TrainData, state: TrainState, config: TrainConfig) -
 
     Yields: a record every `config.report_every` steps and at the last one; between records the
         state may be saved and the base sampled.
-    Raises: NonFiniteLoss if the loss or its gradient becomes NaN or infinite.
+    Raises: NonFiniteLossError if the loss or its gradient becomes NaN or infinite.
     """
     if base.dtype == torch.float16 and config.mixed_precision != "fp16":
         raise KronaError("a float16 base needs mixed_precision='fp16', which scales the loss")
@@ -244,7 +244,7 @@ def _train_until_report(
     loss, grad_norm = (sums / (end - start)).tolist()
     step_s = (time.perf_counter() - start_s) / (end - start)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise NonFiniteLoss(
+        raise NonFiniteLossError(
             f"training diverged before step {end}: mean loss {loss}, gradient norm {grad_norm} "
             f"at learning_rate={config.learning_rate}; try a tenth of it"
         )

@@ -5,8 +5,8 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
-from tune.records import SweepRun
-from tune.search import Stop, is_final
+from tune.records import SweepRun, is_final
+from tune.search import Stop
 from tune.tracking import Tracker
 from tune.trial import trial_key
 

@@ -1,11 +1,11 @@
 """Ray for the length of a sweep: a cluster joined or started, slots held open, nothing left."""
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "5",  # Ray's own 15 starves slots beside any other work
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trial's failure is told by its own line and run
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops the sweep and says how to resume
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports between evaluations carry no score
@@ -24,6 +25,7 @@ ENVIRONMENT = {
 }
 MAX_RESTARTS = 100
 JOIN_S = 60.0
+START_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 200 * 2**20  # only settings and numbers pass through it
 
 
@@ -31,9 +33,11 @@ OBJECT_STORE_BYTES = 200 * 2**20  # only settings and numbers pass through it
 def ray_session(address: str | None) -> Iterator[dict[str, float]]:
     """Join the cluster at `address`, or start Ray here; yield its resources."""
     os.environ.update(ENVIRONMENT | os.environ)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it logs, the sweep says better
     is_ours = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS")
     if is_ours:
-        _start_ray(address or os.environ.get("RAY_ADDRESS"))
+        _join_ray(address) if address else _start_ray()
     try:
         yield ray.cluster_resources()
     finally:
@@ -85,14 +89,25 @@ def _fit(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> None:
         ray.get(config.broker.close.remote(error))
 
 
-def _start_ray(address: str | None) -> None:
-    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level="ERROR",
-        **({} if address else local),
-    )
+def _join_ray(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+
+
+def _start_ray() -> None:
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            break
+        except Exception:  # a bare Exception where a busy machine takes more than 30 s to start
+            ray.shutdown()
+            if not attempts_left:
+                raise
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable for all

@@ -1,11 +1,8 @@
-"""The end of a sweep: plots and contact sheet on the parent run, the best adapter registered."""
+"""The end of a sweep: plots on the parent run, the best adapter registered, a sheet to draw."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from tune.broker import Job
 from tune.folder import SweepFolder
@@ -21,13 +18,11 @@ NUM_ON_SHEET = 4
 def conclude(
     tracker: Tracker,
     sweep_run: SweepRun,
-    broker: Any,
     folder: SweepFolder,
     subject: str,
     rows: Sequence[Row],
 ) -> None:
     """Record what the finished sweep shows, and make its best adapter the champion."""
-    ray.get(broker.submit.remote(_sheet(sweep_run, folder, rows)))
     with tempfile.TemporaryDirectory() as scratch:
         for draw in (parallel_coordinates, scores_by_parameters):
             tracker.log_file(
@@ -38,11 +33,9 @@ def conclude(
         adapter = folder.trials / champion.key / ADAPTER_FILE
         tracker.register_champion(subject, champion.run_id, adapter, champion.balance)
         tracker.log_dict(sweep_run.parent_id, {"best_run": champion.run_id}, "best.json")
-    while ray.get(broker.next_report.remote("sheet")) is not None:
-        pass
 
 
-def _sheet(sweep_run: SweepRun, folder: SweepFolder, rows: Sequence[Row]) -> Job:
+def sheet_job(sweep_run: SweepRun, folder: SweepFolder, rows: Sequence[Row]) -> Job:
     """The job that samples the best finished adapters, and the paper's default beside them."""
     finished = [row for row in rows if row.state == "finished" and row.balance is not None]
     shown = finished[:NUM_ON_SHEET]

@@ -4,7 +4,7 @@ Imports nothing heavy, so that `krona --help` and the search's thin trials start
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,10 +99,15 @@ class TrialSettings:
             raise KronaError(f"steps={self.steps} must be 1 or more")
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The settings' names."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "TrialSettings":
         """Read a search's flat dictionary; an unknown name is refused."""
         for name in settings:
-            if name not in cls.__dataclass_fields__:
-                hint = nearest(name, cls.__dataclass_fields__)
+            if name not in cls.names():
+                hint = nearest(name, cls.names())
                 raise KronaError(f"unknown trial setting '{name}'; {hint}")
         return cls(**settings)

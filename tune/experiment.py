@@ -128,23 +128,24 @@ class Resident:
         )
 
 
-def sample_best(
-    resident: Resident, adapters: Sequence[tuple[str, Path]]
-) -> list[tuple[str, Image.Image]]:
-    """Draw the photos, the base and each adapter as one labelled strip, equal in prompts and noise.
+def best_sheet(resident: Resident, adapters: Sequence[tuple[str, Path]]) -> Image.Image:
+    """Draw the photos, the base and each adapter, a row each, equal in prompts and noise.
 
     Args:
-        adapters: (label, adapter file) of each strip after the first two.
+        adapters: (label, adapter file) of each row after the first two.
     """
+    scorer, base = resident.scorer, resident.base
     rows = [("photos", photo_images(resident.photos))]
-    rows.append(("base, no adapter", list(resident.scorer.evaluate(resident.base).images)))
+    rows.append(("base, no adapter", list(scorer.evaluate(base).images)))
     for label, path in adapters:
-        adapter = attach(resident.base, path)
+        adapter = attach(base, path)
         try:
-            rows.append((label, list(resident.scorer.evaluate(resident.base).images)))
+            rows.append((label, list(scorer.evaluate(base).images)))
         finally:
             adapter.eject()
-    return [(label, contact_sheet([("", images)])) for label, images in rows]
+    num_each = scorer.protocol.images_per_prompt
+    prompts = [p for p in resident.subject.instance_prompts for _ in range(num_each)]
+    return contact_sheet(rows, columns=prompts)
 
 
 def adapter_config(trial: TrialSettings) -> AdapterConfig:
@@ -169,7 +170,7 @@ def run_experiment(
         workdir: gets adapter.safetensors and state.safetensors at each evaluation.
         resume: continue from workdir's state, if there is one; the result is bit-equal.
     Yields: a Report for each record of the training loop; evaluations carry scores and images.
-    Raises: KronaError for bad settings, NonFiniteLoss if training diverges.
+    Raises: KronaError for bad settings, NonFiniteLossError if training diverges.
     """
     trial = TrialSettings.from_dict(settings)
     config = resident.train_config(trial)

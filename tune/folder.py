@@ -67,6 +67,7 @@ def _resumed(folder: SweepFolder, config: SweepConfig) -> SweepConfig:
         stored,
         resume=True,
         trials=max(stored.trials, config.trials),
+        storage=config.storage,
         tracking_uri=config.tracking_uri or stored.tracking_uri,
         slots=config.slots,
         gpus_per_slot=config.gpus_per_slot,

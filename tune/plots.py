@@ -1,4 +1,4 @@
-"""Pictures of a sweep: parallel coordinates, scores by parameters, the contact sheet."""
+"""Pictures of a sweep: parallel coordinates, scores by parameters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
 
 from tune.ranking import Row
 
@@ -19,7 +18,6 @@ AXES: dict[str, Callable[[Row], float | str]] = {
     "init": lambda row: row.init,
 }
 LOG_AXES = ("a1", "a2", "learning rate")
-LABEL_HEIGHT = 16
 
 
 def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:
@@ -52,19 +50,6 @@ def scores_by_parameters(rows: Sequence[Row], path: Path) -> Path:
     for panel in panels[:, 0]:
         panel.set_ylabel("balance")
     return _save(figure, path)
-
-
-def contact_sheet(samples: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Stack labelled pictures; the label stands above each."""
-    width = max(image.width for _, image in samples)
-    height = sum(image.height + LABEL_HEIGHT for _, image in samples)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw, y = ImageDraw.Draw(sheet), 0
-    for label, image in samples:
-        draw.text((2, y + 2), label, fill="black")
-        sheet.paste(image, (0, y + LABEL_HEIGHT))
-        y += image.height + LABEL_HEIGHT
-    return sheet
 
 
 def _scatter(panel: Axes, rows: Sequence[Row], get: Callable[[Row], float | str]) -> None:

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.search import METRIC, TIME, is_final
+from tune.records import METRIC, TIME, is_final
 from tune.trial import trial_key
 
 REFRESH_S = 0.5
@@ -22,13 +22,20 @@ class Progress(Callback):  # type: ignore[misc]
     On a terminal a live panel; elsewhere (a log file) one line for each trial that ends.
     """
 
-    def __init__(self, console: Console, *, trials: int, done: int = 0) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        trials: int,
+        done: int = 0,
+        best: tuple[float, int] | None = None,
+    ) -> None:
         self._console = console
         self._trials = trials
         self._done_before = done
         self._ended: dict[str, str] = {}
         self._running: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-        self._best: tuple[float, str] | None = None
+        self._best = best
         self._started = time.monotonic()
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
@@ -91,7 +98,8 @@ class Progress(Callback):  # type: ignore[misc]
         self._ended[key] = state
         score = result.get(METRIC)
         if state == "finished" and score is not None:
-            self._best = max(self._best or (score, key), (score, key))
+            scored = (score, trial.config["number"])
+            self._best = max(self._best or scored, scored)
         said = "" if score is None else f"  {METRIC} {score:.3f}"
         step = f" at step {result.get(TIME, 0)}" if state != "finished" else ""
         self._console.print(
@@ -102,7 +110,9 @@ class Progress(Callback):  # type: ignore[misc]
         )
 
     def _status(self) -> str:
-        best = "" if self._best is None else f"  best {self._best[0]:.3f} (trial {self._best[1]})"
+        best = (
+            "" if self._best is None else f"  best {self._best[0]:.3f} (trial {self._best[1]:03d})"
+        )
         left = self.time_left_s()
         return best + ("" if left is None else f"  {_clock(left)} left")
 

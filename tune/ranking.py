@@ -1,15 +1,19 @@
 """Rows of a sweep, best first, and the tables that show them."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
-from tune.records import TrialRun
-from tune.search import METRIC
+from tune.records import METRIC, PAPER_DEFAULT, TrialRun
 from tune.tracking import Tracker
 
-SCORES = (METRIC, "clip_t", "clip_i", "dino", "fixed_loss")
+WIDTH = 100
+SHOWN = (METRIC, "subject", "prompt")
+SCORES = (*SHOWN, "clip_t", "clip_i", "dino", "fixed_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +53,28 @@ def best(rows: Sequence[Row]) -> Row | None:
 
 def ranking_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     """The ranking as a table for the terminal; the paper's default is marked with a star."""
-    scores = [name for name in SCORES if any(name in row.scores for row in rows)]
-    table = Table(title=title, caption="* the paper's default setting")
-    for name in ("trial", "(a1, a2)", "learning rate", "steps", "targets", "init"):
-        table.add_column(name, justify="left" if name in ("targets", "init") else "right")
-    for name in (*scores, "params"):
-        table.add_column(name, justify="right")
-    for name in ("state", "run"):
-        table.add_column(name, no_wrap=name == "run")
+    shown = [name for name in SHOWN if any(name in row.scores for row in rows)]
+    table = Table(title=title, caption="* the paper's default setting", box=SIMPLE_HEAD, padding=0)
+    for name in ("trial", "a1,a2", "lr", "steps", "on", "init", *shown, "params", "state"):
+        is_text = name in ("on", "init", "state")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    table.add_column("run", no_wrap=True, overflow="crop")
     for row in rows:
-        table.add_row(*_cells(row, scores), style=None if row.state == "finished" else "dim")
+        table.add_row(*_cells(row, shown), style=None if row.state == "finished" else "dim")
     return table
 
 
-def _cells(row: Row, scores: Sequence[str]) -> list[str]:
-    numbers = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in scores]
+def table_console() -> Console:
+    """A console that a ranking fits on, also where the output goes to a file."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _cells(row: Row, shown: Sequence[str]) -> list[str]:
+    numbers = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in shown]
     return [
         row.key + ("*" if row.is_paper_default else ""),
-        f"({row.a1}, {row.a2})",
-        f"{row.learning_rate:.2e}",
+        f"{row.a1},{row.a2}",
+        f"{row.learning_rate:.1e}",
         str(row.steps),
         row.targets,
         row.init,
@@ -93,7 +100,7 @@ def _row(trial: TrialRun) -> Row:
         init=params["init"],
         scores={name: metrics[name] for name in SCORES if name in metrics},
         num_params=None if num_params is None else int(num_params),
-        is_paper_default="paper_default" in trial.tags,
+        is_paper_default=PAPER_DEFAULT in trial.tags,
         failure=trial.tags.get("failure"),
         duration_s=trial.duration_s,
     )

@@ -1,4 +1,4 @@
-"""What is said of runs between processes: plain data, so that a thin trial need not load MLflow."""
+"""What the search's processes say to each other: plain data and names, nothing heavy to load."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,10 @@ from typing import Any
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
+
+METRIC = "balance"
+TIME = "step"
+PAPER_DEFAULT = "paper_default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +69,8 @@ def default_tracking_uri() -> str:
 def artifact_root(uri: str | None = None) -> Path:
     """Folder of the artifacts of an sqlite store: `mlartifacts` beside the database."""
     return Path(resolve_tracking_uri(uri).removeprefix(SQLITE)).parent / "mlartifacts"
+
+
+def is_final(result: Mapping[str, Any]) -> bool:
+    """Whether a trial's result is that of its last step."""
+    return bool(result.get("is_final"))

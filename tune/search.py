@@ -14,11 +14,9 @@ from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from tune.config import TrialSettings
+from tune.records import METRIC, PAPER_DEFAULT, TIME, is_final
 from tune.space import Space
-
-METRIC = "balance"
-TIME = "step"
-PAPER_DEFAULT = "paper_default"
 
 
 class Stop(Stopper):  # type: ignore[misc]
@@ -42,6 +40,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def __init__(self, space: Space, database: Path, stop: Stop, *, trials: int, seed: int) -> None:
         self._stop = stop
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
         known = _num_trials(storage)
         sampler = optuna.samplers.TPESampler(
@@ -67,12 +66,20 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Trials that will not be run again."""
         return sum(trial.state.is_finished() for trial in self.study.trials)
 
+    @property
+    def best_score(self) -> tuple[float, int] | None:
+        """Best score of the trials that have finished, and that trial's number."""
+        finished = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        return max(((t.value, t.number) for t in finished if t.value is not None), default=None)
+
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial: its number in the study, and its settings."""
         if self._unfinished:
             frozen = self._unfinished.pop(0)
             self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
-        settings = super().suggest(trial_id)
+        proposed = super().suggest(trial_id)
+        # Ray adds the study's own parameters, such as factors_index, to what the space returned.
+        settings = {name: proposed[name] for name in TrialSettings.names() if name in proposed}
         trial = self._ot_trials[trial_id]
         is_default = bool(trial.user_attrs.get(PAPER_DEFAULT))
         return {"number": trial.number, "settings": settings, PAPER_DEFAULT: is_default}
@@ -144,11 +151,6 @@ class _Past:
 
     def __init__(self, number: int) -> None:
         self.trial_id = f"past-{number}"
-
-
-def is_final(result: dict[str, Any]) -> bool:
-    """Whether a trial's result is that of its last step."""
-    return bool(result.get("is_final"))
 
 
 def _num_trials(storage: optuna.storages.BaseStorage) -> int:

@@ -19,7 +19,6 @@ import ray.train
 from krona.errors import KronaError
 from tune.broker import Job
 from tune.config import ExperimentConfig
-from tune.plots import contact_sheet
 from tune.search import METRIC, TIME
 from tune.tracking import Tracker
 
@@ -133,8 +132,7 @@ class Slot:
 
     def _sheet(self, job: Job) -> Generator[bool]:
         """Sample the best adapters under equal prompts and seeds onto one picture."""
-        samples = self._module.sample_best(self._resident, job.payload["adapters"])
-        sheet = contact_sheet(samples)
+        sheet = self._module.best_sheet(self._resident, job.payload["adapters"])
         parent_id = job.payload["sweep_run"].parent_id
         self._tracker.log_picture(parent_id, sheet, "contact_sheet.png")
         yield True

@@ -11,10 +11,10 @@ import ray.tune
 from rich.console import Console
 
 from krona.errors import KronaError
-from tune.broker import Broker
+from tune.broker import Broker, JobError
 from tune.callback import RunStates
 from tune.cluster import ray_session, slots
-from tune.conclusion import conclude
+from tune.conclusion import conclude, sheet_job
 from tune.folder import SweepFolder, open_folder
 from tune.plan import Plan, make_plan
 from tune.progress import Progress
@@ -85,7 +85,13 @@ class _Sweep:
 
     def run(self) -> SweepResult:
         """Open the MLflow store while the slots load, search, conclude."""
-        with self._console.status(f"sweep {self._folder.name}: loading base and photos"):
+        slots = f"{self._plan.slots} slots with {self._plan.cpus_per_slot} cores each"
+        self._console.print(
+            f"sweep {self._folder.name}: {self._config.trials} trials, {slots}, "
+            f"recorded in {self._config.tracking()}",
+            highlight=False,
+        )
+        with self._console.status("opening MLflow, loading base and photos"):
             tracker = Tracker(self._config.tracking())
             sweep_run = tracker.start_sweep(
                 self._subject,
@@ -106,8 +112,11 @@ class _Sweep:
 
     def _search(self, tracker: Tracker, sweep_run: SweepRun) -> bool:
         """Run what is left of the trials. Returns whether all are done now."""
-        with self._console.status(f"sweep {self._folder.name}: loading base and photos"):
-            facts = ray.get(self._broker.facts.remote())
+        with self._console.status("loading base and photos"):
+            try:
+                facts = ray.get(self._broker.facts.remote())
+            except JobError as error:
+                raise KronaError(str(error.cause)) from None  # type: ignore[attr-defined]
         for warning in facts["warnings"]:
             self._console.print(f"warning: {warning}", markup=False)
         space = make_space(self._config, facts["valid_factors"])
@@ -120,7 +129,7 @@ class _Sweep:
         if done < trials:
             callbacks = [
                 RunStates(tracker, sweep_run, self._broker, self._stop),
-                Progress(self._console, trials=trials, done=done),
+                Progress(self._console, trials=trials, done=done, best=search.best_score),
             ]
             self._tune(search, sweep_run, callbacks, num_trials=trials - done)
         return search.num_finished >= trials
@@ -179,7 +188,8 @@ class _Sweep:
                 failure = next((row.failure for row in rows if row.failure), "none was finished")
                 raise KronaError(f"no trial could be scored; the first failure: {failure}")
             with self._console.status("drawing the best trials"):
-                conclude(tracker, sweep_run, self._broker, self._folder, self._subject, rows)
+                conclude(tracker, sweep_run, self._folder, self._subject, rows)
+                self._draw_sheet(sweep_run, rows)
         return SweepResult(
             name=self._folder.name,
             experiment=experiment_name(self._subject),
@@ -189,6 +199,17 @@ class _Sweep:
             is_complete=is_complete,
             resume_command=self._resume_command(),
         )
+
+    def _draw_sheet(self, sweep_run: SweepRun, rows: list[Row]) -> None:
+        """Have a slot sample the best adapters; the search stands also without the picture."""
+        job = sheet_job(sweep_run, self._folder, rows)
+        ray.get(self._broker.submit.remote(job))
+        try:
+            while ray.get(self._broker.next_report.remote(job.key)) is not None:
+                pass
+        except JobError as error:
+            reason = str(error.cause)  # type: ignore[attr-defined]
+            self._console.print(f"warning: no contact sheet: {reason}", markup=False)
 
     def _resume_command(self) -> str:
         storage = self._config.storage

@@ -4,11 +4,14 @@ A sweep is a parent run in experiment `krona-<subject>`, each trial a child run 
 """
 
 import json
+import logging
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -37,12 +40,18 @@ CHAMPION = "champion"
 ADAPTER = "adapter/adapter.safetensors"
 
 
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no news
+
+
 class Tracker:
     """Reads and writes one MLflow store."""
 
     def __init__(self, uri: str) -> None:
         self._client = MlflowClient(uri)
         self.uri = uri
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        # mlflow 3.17 looks up the models:/ source of a new version through this, not the client
+        mlflow.set_tracking_uri(uri)
 
     def start_sweep(
         self, subject: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]

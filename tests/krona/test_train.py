@@ -13,7 +13,7 @@ from torch import Tensor
 from krona.adapter import AdapterConfig
 from krona.cache import Cache
 from krona.checkpoint import Base
-from krona.errors import KronaError, NonFiniteLoss
+from krona.errors import KronaError, NonFiniteLossError
 from krona.inject import Adapter, inject
 from krona.photos import Photos, load_photos
 from krona.prior import class_images
@@ -176,7 +176,7 @@ def test_learning_rates_by_hand() -> None:
 def test_a_diverged_run_raises(sd: Base, subject: Subject, photos: Photos, cache: Cache) -> None:
     data = prepare_data(sd, subject, photos, CONFIG, cache)
     data.latents.mean[:] = float("nan")
-    with pytest.raises(NonFiniteLoss, match=r"diverged before step 2.*learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"diverged before step 2.*learning_rate"):
         _run(sd, data, CONFIG)
 
 

@@ -1,8 +1,9 @@
-"""Shared by the search's tests: tiny sweeps over the stand-in experiment, in a folder of their own."""
+"""Shared by the search's tests: tiny sweeps of the stand-in experiment in folders of their own."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,28 @@ from tune.settings import SweepConfig  # noqa: E402
 MakeConfig = Callable[..., SweepConfig]
 
 
+def tiny_config(folder: Path, **changes: Any) -> SweepConfig:
+    """A sweep of the stand-in experiment; everything it writes goes to `folder`."""
+    experiment = ExperimentConfig(
+        subject=changes.pop("subject", "monster"), identifier=changes.pop("identifier", None)
+    )
+    defaults: dict[str, Any] = {
+        "experiment": experiment,
+        "experiment_module": "standin",
+        "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+        "storage": folder / "krona-runs",
+        "name": "tiny",
+        "trials": 4,
+        "steps": 20,
+        "slots": 1,
+    }
+    return SweepConfig(**(defaults | changes))
+
+
 @pytest.fixture
 def make_config(tmp_path: Path) -> MakeConfig:
-    """A sweep of the stand-in experiment; everything it writes goes to tmp_path."""
-
-    def make(**changes: Any) -> SweepConfig:
-        experiment = ExperimentConfig(
-            subject=changes.pop("subject", "monster"), identifier=changes.pop("identifier", None)
-        )
-        defaults: dict[str, Any] = {
-            "experiment": experiment,
-            "experiment_module": "standin",
-            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
-            "storage": tmp_path / "krona-runs",
-            "name": "tiny",
-            "trials": 4,
-            "steps": 20,
-            "slots": 1,
-        }
-        return SweepConfig(**(defaults | changes))
-
-    return make
+    """`tiny_config` in the test's own folder."""
+    return partial(tiny_config, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +48,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from tune.cluster import ray_session
 
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), before]))
-    os.environ["RAY_worker_niceness"] = "0"
+    path = os.pathsep.join(filter(None, [str(HERE), before]))
+    os.environ.update({"PYTHONPATH": path, "RAY_worker_niceness": "0"})
     with ray_session(None):
         yield

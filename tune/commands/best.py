@@ -8,17 +8,15 @@ def best(*, subject: str | None = None, tracking_uri: str | None = None) -> None
         subject: Whose newest sweep to show [default: the newest sweep of all].
         tracking_uri: MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db].
     """
-    from rich.console import Console
-
     from tune.ranking import best as best_of
-    from tune.ranking import rank, ranking_table
+    from tune.ranking import rank, ranking_table, table_console
     from tune.records import resolve_tracking_uri
     from tune.tracking import Tracker
 
     tracker = Tracker(resolve_tracking_uri(tracking_uri))
     sweep = tracker.newest_sweep(subject)
     rows = rank(tracker, sweep.run_id)
-    console = Console()
+    console = table_console()
     console.print(ranking_table(rows, title=f"sweep {sweep.name} of {sweep.subject}"))
     champion = best_of(rows)
     if champion is not None:

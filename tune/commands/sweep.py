@@ -8,11 +8,10 @@ def sweep(config: SweepConfig) -> None:
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """
-    from rich.console import Console
-
+    from tune.ranking import table_console
     from tune.sweep import print_summary, run_sweep
 
-    console = Console()
+    console = table_console()
     result = run_sweep(config, console)
     print_summary(result, console)
     if not result.is_complete:
