@@ -48,10 +48,10 @@ def find_adapter(
         if not Path(name).is_file():
             raise KronaError(f"adapter '{name}' is no file; give a .safetensors file or a run id")
         return Path(name)
-    from tune.records import experiment_name, resolve_tracking_uri
+    from tune.records import existing_store, experiment_name
     from tune.tracking import Tracker
 
-    tracker = Tracker(resolve_tracking_uri(tracking_uri))
+    tracker = Tracker(existing_store(tracking_uri))
     champion = f"{experiment_name(subject or tracker.newest_sweep().subject)}@champion"
     return tracker.download_adapter(name or champion)
 

@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "5",  # Ray's own 15 starves slots beside any other work
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner and tables come even with verbose=0
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trial's failure is told by its own line and run
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops the sweep and says how to resume

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from krona.errors import KronaError
+
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 
@@ -61,9 +63,18 @@ def resolve_tracking_uri(uri: str | None = None) -> str:
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
 
 
-def default_tracking_uri() -> str:
-    """The store that is used where none is given."""
-    return resolve_tracking_uri()
+def existing_store(uri: str | None = None) -> str:
+    """Like `resolve_tracking_uri`, for a store to read from. Raises: KronaError if it is not there.
+
+    MLflow itself would make an empty database.
+    """
+    resolved = resolve_tracking_uri(uri)
+    if resolved.startswith(SQLITE) and not Path(resolved.removeprefix(SQLITE)).exists():
+        raise KronaError(
+            f"no records at {resolved}: run `make sweep` first, or name another store "
+            f"(--tracking-uri, ${TRACKING_VARIABLE})"
+        )
+    return resolved
 
 
 def artifact_root(uri: str | None = None) -> Path:

@@ -19,7 +19,7 @@ import ray.train
 from krona.errors import KronaError
 from tune.broker import Job
 from tune.config import ExperimentConfig
-from tune.search import METRIC, TIME
+from tune.records import METRIC, PAPER_DEFAULT, TIME
 from tune.tracking import Tracker
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -97,7 +97,7 @@ class Slot:
         sweep_run = job.payload["sweep_run"]
         if job.kind == "sheet":
             return _Active(job, sweep_run.parent_id, self._sheet(job))
-        tags = {"paper_default": "true"} if job.payload["paper_default"] else {}
+        tags = {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
         run_id = self._tracker.trial_run(sweep_run, job.key, job.payload["settings"], tags=tags)
         return _Active(job, run_id, self._train(job, run_id))
 

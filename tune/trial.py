@@ -9,7 +9,7 @@ import ray
 import ray.tune
 
 from tune.broker import Job
-from tune.records import SweepRun
+from tune.records import PAPER_DEFAULT, SweepRun
 
 HEAD = {"node:__internal_head__": 0.001}  # every Ray head has this resource
 
@@ -24,7 +24,7 @@ def run_trial(config: dict[str, Any], broker: Any, sweep_run: SweepRun) -> None:
     Raises: JobError with the text of what went wrong in the slot.
     """
     key = trial_key(config)
-    payload = {name: config[name] for name in ("settings", "paper_default")}
+    payload = {name: config[name] for name in ("settings", PAPER_DEFAULT)}
     payload["sweep_run"] = sweep_run
     ray.get(broker.submit.remote(Job(key=key, payload=payload)))
     try:

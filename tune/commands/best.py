@@ -10,10 +10,10 @@ def best(*, subject: str | None = None, tracking_uri: str | None = None) -> None
     """
     from tune.ranking import best as best_of
     from tune.ranking import rank, ranking_table, table_console
-    from tune.records import resolve_tracking_uri
+    from tune.records import existing_store
     from tune.tracking import Tracker
 
-    tracker = Tracker(resolve_tracking_uri(tracking_uri))
+    tracker = Tracker(existing_store(tracking_uri))
     sweep = tracker.newest_sweep(subject)
     rows = rank(tracker, sweep.run_id)
     console = table_console()

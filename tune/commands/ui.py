@@ -14,9 +14,9 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
             sqlite:///mlflow.db].
     """
     from krona.errors import KronaError
-    from tune.records import artifact_root, resolve_tracking_uri
+    from tune.records import artifact_root, existing_store
 
-    uri = resolve_tracking_uri(tracking_uri)
+    uri = existing_store(tracking_uri)
     if uri.startswith(("http://", "https://")):
         raise KronaError(f"{uri} is a running server already; open it in a browser")
     print(f"MLflow UI: http://{host}:{port}  (store: {uri})", flush=True)

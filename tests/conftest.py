@@ -1,0 +1,15 @@
+"""What all tests share: a cache of their own, and no network."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Latents and anchors go to a folder of this run; hubs are never asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KRONA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield

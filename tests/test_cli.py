@@ -1,0 +1,56 @@
+"""The command line says what is wrong and what would be right, without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KRONA = Path(sys.executable).with_name("krona")
+COMMANDS = ("sweep", "train", "sample", "eval", "best", "export", "ui", "doctor")
+
+
+def krona(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(KRONA), *words], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    printed = krona("--help", folder=tmp_path).stdout
+    assert [command for command in COMMANDS if f"• {command} " not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep", "--trails", "3"], "--trials"),
+        (["export", "--format", "kohia"], "kohya"),
+        (["train", "--subject", "monstr"], "did you mean 'monster'?"),
+        (["train", "--base", "toylnd"], "toylnd"),
+        (["train", "--targets", "qx"], "targets='qx' must be letters out of q, k, v, o"),
+        (["train", "--a1", "48", "--sampling-steps", "2"], "a1=48"),
+        (["sample", "a toy", "--adapter", "none.safetensors"], "none.safetensors"),
+        (["best"], "make sweep"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_word_is_refused_with_the_nearest_right_one(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    done = krona(*words, folder=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_reports_every_part(tmp_path: Path) -> None:
+    done = krona("doctor", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    for part in ("torch", "devices", "ray", "mlflow store", "checkpoint toyland", "disk"):
+        assert part in done.stdout
+    assert "missing" not in done.stdout
+    broken = krona("doctor", "--base", "no/such/folder", folder=tmp_path)
+    assert broken.returncode == 1
+    assert "missing" in broken.stdout
