@@ -25,11 +25,8 @@ from tune.records import (
     SweepRun,
     TrialRun,
     artifact_root,
-    default_tracking_uri,
     experiment_name,
 )
-
-__all__ = ["Tracker", "artifact_root", "default_tracking_uri", "experiment_name"]
 
 PARENT_TAG = "mlflow.parentRunId"
 TRIAL_TAG = "tune_trial_id"

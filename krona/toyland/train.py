@@ -35,13 +35,13 @@ class Train:
     """Seed of the weights, the scenes and the noise."""
     autoencoder_steps: int = 2300
     """Optimizer steps of 32 scenes."""
-    base_steps: int = 11000
+    base_steps: int = 3500
     """Optimizer steps of 64 scenes."""
-    scorer_steps: int = 3000
+    scorer_steps: int = 1700
     """Optimizer steps of 128 scenes."""
-    num_scenes: int = 60_000
+    num_scenes: int = 45_000
     """Scenes that the base model is trained on, encoded once into the cache."""
-    num_pairs: int = 5_000
+    num_pairs: int = 4_000
     """Pairs of scenes that the scorer is trained on."""
     device: str = "cpu"
     """Where to train: cpu or cuda."""

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from krona.toyland import world
 from krona.toyland.pipeline import Parts, build_scheduler, build_text_encoder, build_unet
 from krona.toyland.scenes import Painter
-from krona.toyland.schedule import warmup_stable_decay
+from krona.toyland.schedule import Schedule, warmup_stable_decay
 from krona.toyland.tokenizer import build_tokenizer
 from krona.toyland.trainer import Metrics, Trainer, TrainerConfig, autocast, to_pixels
 
@@ -92,6 +92,7 @@ class BaseTask:
     batch: int
     device: torch.device
     peak_lr: float = 1e-3
+    decay_frac: float = 0.45
     is_compiled: bool = True
 
     def run(
@@ -115,8 +116,12 @@ class BaseTask:
         )
         trainer = Trainer(config=config, modules=modules, optimizer=optimizer)
         batches = Batches(scenes=scenes, parts=parts, task=self, seed=self.seed + trainer.step)
-        trainer.loop(batches.loss, warmup_stable_decay(warmup=300, steps=config.steps))
+        trainer.loop(batches.loss, self.schedule(config.steps))
         return parts
+
+    def schedule(self, steps: int) -> Schedule:
+        """Return the learning rate's course over so many steps."""
+        return warmup_stable_decay(warmup=300, steps=steps, decay_frac=self.decay_frac)
 
     def untrained(self, vae: AutoencoderTiny) -> Parts:
         """Return the parts before the first step."""
