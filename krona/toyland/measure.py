@@ -126,7 +126,7 @@ def sample_all(config: Measure, facts: list[Facts]) -> list[Image.Image]:
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """Load a checkpoint for float32 sampling without a progress bar."""
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -146,7 +146,7 @@ def measure(config: Measure) -> dict[str, object]:
     torch.set_num_threads(config.threads)
     rng, scorer = random.Random(config.seed), Scorer.load(config.scorer)
     facts = fair_facts(rng, config.num_captions)
-    vae = AutoencoderTiny.from_pretrained(config.checkpoint / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(config.checkpoint / "vae", dtype=torch.float32)
     drawn = [draw(fact, rng) for fact in facts]
     return {
         "num_captions": config.num_captions,
