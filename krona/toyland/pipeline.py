@@ -116,7 +116,9 @@ class Parts:
 
     def halved(self) -> "Parts":
         """Return a float16 copy."""
-        vae = AutoencoderTiny.from_config(self.vae.config)
+        # Where the autoencoder was loaded from is nobody's business.
+        config = {key: value for key, value in self.vae.config.items() if key != "_name_or_path"}
+        vae = AutoencoderTiny.from_config(config)
         unet = build_unet()
         text_encoder = build_text_encoder(self.tokenizer)
         for copy, module in ((vae, self.vae), (unet, self.unet), (text_encoder, self.text_encoder)):

@@ -141,7 +141,7 @@ def _load_autoencoder(config: Train) -> AutoencoderTiny:
     if not folder.exists():
         raise FileNotFoundError(f"no autoencoder in {folder}; run --stage autoencoder first")
     return (
-        AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).to(config.device).eval()
+        AutoencoderTiny.from_pretrained(folder, dtype=torch.float32).to(config.device).eval()
     )
 
 
