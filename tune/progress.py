@@ -36,13 +36,12 @@ class Progress(Callback):  # type: ignore[misc]
         self._ended: dict[str, str] = {}
         self._running: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._best = best
-        self._started = time.monotonic()
+        self._started: float | None = None  # with the first report, not while processes start
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Start the clock and the live panel."""
-        self._started = time.monotonic()
+        """Start the live panel."""
         if self._console.is_terminal:
             self._live.start()
 
@@ -54,6 +53,8 @@ class Progress(Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial has reported; keep its last score while it trains on."""
+        if self._started is None:
+            self._started = time.monotonic()
         key = trial_key(trial.config)
         settings, known = self._running[key]
         self._running[key] = (settings, known | result)
@@ -87,7 +88,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def time_left_s(self) -> float | None:
         """Estimate from this session's pace; None until a trial has ended."""
-        if not self._ended:
+        if not self._ended or self._started is None:
             return None
         pace_s = (time.monotonic() - self._started) / len(self._ended)
         return pace_s * (self._trials - self.num_done)
@@ -107,6 +108,7 @@ class Progress(Callback):  # type: ignore[misc]
             f"{describe(settings)}{self._status()}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     def _status(self) -> str:

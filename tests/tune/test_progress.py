@@ -22,9 +22,12 @@ def trial(number: int, **last_result: object) -> SimpleNamespace:
     return SimpleNamespace(config={"number": number, "settings": SETTINGS}, last_result=last_result)
 
 
-def run_trial(progress: Progress, number: int, **result: object) -> None:
+def run_trial(progress: Progress, number: int, clock: SimpleNamespace, **result: object) -> None:
+    """A trial that takes ten seconds from its first report to its last."""
     ended = trial(number, **result)
     progress.on_trial_start(0, [], ended)
+    progress.on_trial_result(0, [], ended, {"step": 1})
+    clock.s += 10.0
     progress.on_trial_result(0, [], ended, result)
     progress.on_trial_complete(0, [], ended)
 
@@ -33,10 +36,9 @@ def test_each_ended_trial_is_one_line_with_the_best_and_the_time_left(clock):
     console = Console(record=True, width=160)
     progress = Progress(console, trials=6, done=2)
     progress.setup()
-    clock.s = 10.0
-    run_trial(progress, 2, step=20, balance=0.5, is_final=True)
-    clock.s = 20.0
-    run_trial(progress, 3, step=5, balance=0.1, is_final=False)
+    clock.s = 100.0  # starting up is not counted
+    run_trial(progress, 2, clock, step=20, balance=0.5, is_final=True)
+    run_trial(progress, 3, clock, step=5, balance=0.1, is_final=False)
     first, second = console.export_text().splitlines()
     settings = "(4, 64)  lr 5.0e-04  kv  normal"
     best = "best 0.500 (trial 002)"
