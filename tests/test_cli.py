@@ -28,7 +28,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["export", "--format", "kohia"], "kohya"),
         (["train", "--subject", "monstr"], "did you mean 'monster'?"),
         (["train", "--base", "toylnd"], "toylnd"),
-        (["train", "--targets", "qx"], "targets='qx' must be letters out of q, k, v, o"),
+        (["train", "--targets", "qx"], "targets='qx'"),
         (["train", "--a1", "48", "--sampling-steps", "2"], "a1=48"),
         (["sample", "a toy", "--adapter", "none.safetensors"], "none.safetensors"),
         (["best"], "make sweep"),
