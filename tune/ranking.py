@@ -1,5 +1,6 @@
 """Rows of a sweep, best first, and the tables that show them."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def _row(trial: TrialRun) -> Row:
         steps=int(params["steps"]),
         targets=params["targets"],
         init=params["init"],
-        scores={name: metrics[name] for name in SCORES if name in metrics},
+        scores={n: metrics[n] for n in SCORES if math.isfinite(metrics.get(n, math.nan))},
         num_params=None if num_params is None else int(num_params),
         is_paper_default=PAPER_DEFAULT in trial.tags,
         failure=trial.tags.get("failure"),
