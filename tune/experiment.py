@@ -175,9 +175,9 @@ def run_experiment(
     trial = TrialSettings.from_dict(settings)
     config = resident.train_config(trial)
     data = prepare_data(resident.base, resident.subject, resident.photos, config, resident.cache)
-    workdir.mkdir(parents=True, exist_ok=True)
     adapter = inject(resident.base.unet, config.adapter, seed=trial.seed)
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
         yield from _reports(resident, trial, config, data, adapter, workdir, resume=resume)
     finally:
         adapter.eject()
