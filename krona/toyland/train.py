@@ -140,9 +140,7 @@ def _load_autoencoder(config: Train) -> AutoencoderTiny:
     folder = config.cache / "vae"
     if not folder.exists():
         raise FileNotFoundError(f"no autoencoder in {folder}; run --stage autoencoder first")
-    return (
-        AutoencoderTiny.from_pretrained(folder, dtype=torch.float32).to(config.device).eval()
-    )
+    return AutoencoderTiny.from_pretrained(folder, dtype=torch.float32).to(config.device).eval()
 
 
 if __name__ == "__main__":
