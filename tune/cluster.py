@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a resume reads the study, not Tune's snapshots
 }
 MAX_RESTARTS = 100
-JOIN_S = 60.0
+JOIN_S = 15.0  # a slot leaves at its next report; what takes longer ends with Ray
 START_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 200 * 2**20  # only settings and numbers pass through it
 
