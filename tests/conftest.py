@@ -1,13 +1,18 @@
-"""What all tests share: a cache of their own, and no network."""
+"""What all tests share: a cache of their own, one thread, and no network."""
 
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Latents and anchors go to a folder of this run; hubs are never asked."""
+    """Latents and anchors go to a folder of this run; hubs are never asked.
+
+    One thread: on tiny models more of them cost time, and far more beside another busy process.
+    """
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KRONA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")

@@ -70,6 +70,7 @@ def test_a_name_cannot_be_taken_twice_nor_resumed_unknown(make_config):
 
 def test_resume_from_another_folder_writes_to_the_same_store(make_config, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets by itself
     open_folder(replace(make_config(), tracking_uri=None))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

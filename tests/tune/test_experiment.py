@@ -1,0 +1,100 @@
+"""One trial, start to end, on the embedded default: repeatable, resumable, and gone afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evals.protocol import Protocol
+from krona.adapter_file import load_adapter
+from krona.errors import KronaError
+from krona.inject import attention_linears
+from tune.config import ExperimentConfig
+from tune.experiment import ADAPTER_FILE, Report, Resident, best_sheet, run_experiment
+
+SETTINGS = {"a1": 8, "a2": 8, "learning_rate": 5e-3, "steps": 4, "seed": 3}
+OTHER = {"kind": "lora", "rank": 2, "learning_rate": 1e-2, "steps": 2, "targets": "qv", "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def resident() -> Resident:
+    protocol = Protocol(sampling_steps=2)
+    return Resident.load(ExperimentConfig(subject="teapot", eval_every=2, protocol=protocol))
+
+
+def run(resident: Resident, settings: dict[str, Any], folder: Path, **options: Any) -> list[Report]:
+    return list(run_experiment(resident, settings, folder, **options))
+
+
+def factors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_adapter(folder / ADAPTER_FILE)[0]
+
+
+def assert_bit_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_trial_repeats_bit_for_bit_whatever_ran_before(
+    resident: Resident, tmp_path: Path
+) -> None:
+    first = run(resident, SETTINGS, tmp_path / "one")
+    run(resident, OTHER, tmp_path / "other")
+    second = run(resident, SETTINGS, tmp_path / "two")
+    assert_bit_equal(factors(tmp_path / "one"), factors(tmp_path / "two"))
+    assert [r.metrics.get("balance") for r in first] == [r.metrics.get("balance") for r in second]
+
+
+def test_a_stopped_trial_resumes_bit_for_bit(resident: Resident, tmp_path: Path) -> None:
+    run(resident, SETTINGS, tmp_path / "whole")
+    reports = run_experiment(resident, SETTINGS, tmp_path / "stopped")
+    assert next(reports).step == 2
+    reports.close()  # type: ignore[attr-defined]
+    rest = run(resident, SETTINGS, tmp_path / "stopped", resume=True)
+    assert [report.step for report in rest] == [4]
+    assert_bit_equal(factors(tmp_path / "whole"), factors(tmp_path / "stopped"))
+
+
+def test_evaluations_carry_scores_images_and_the_adapter(
+    resident: Resident, tmp_path: Path
+) -> None:
+    last = run(resident, SETTINGS, tmp_path)[-1]
+    assert last.is_evaluation
+    assert {"clip_t", "clip_t_se", "clip_i", "subject", "prompt", "balance"} <= set(last.metrics)
+    assert len(last.images) == len(resident.subject.prompts)
+    # 48 square or oblong layers: A is 8x8, B is (out/8)x(in/8)
+    layers = attention_linears(resident.base.unet).values()
+    expected = sum(64 + (x.out_features // 8) * (x.in_features // 8) for x in layers)
+    assert last.metrics["num_params"] == expected
+    manifest = load_adapter(tmp_path / ADAPTER_FILE)[1]
+    assert (manifest.subject, manifest.steps, manifest.seed) == ("teapot", 4, 3)
+
+
+def test_the_base_is_untouched_after_a_trial_a_stop_and_a_failure(
+    resident: Resident, tmp_path: Path
+) -> None:
+    before = attention_linears(resident.base.unet)
+    run(resident, OTHER, tmp_path / "done")
+    stopped = run_experiment(resident, OTHER, tmp_path / "stopped")
+    next(stopped)
+    stopped.close()  # type: ignore[attr-defined]
+    with pytest.raises(KronaError, match="a1=48 does not divide"):
+        run(resident, SETTINGS | {"a1": 48}, tmp_path / "failed")
+    assert attention_linears(resident.base.unet) == before
+    assert not (tmp_path / "failed").exists()
+
+
+def test_unknown_settings_are_refused_by_name(resident: Resident, tmp_path: Path) -> None:
+    with pytest.raises(KronaError, match="'learning_rat'; did you mean 'learning_rate'"):
+        run(resident, {"learning_rat": 1.0}, tmp_path)
+
+
+def test_the_sheet_has_a_row_for_photos_base_and_each_adapter(
+    resident: Resident, tmp_path: Path
+) -> None:
+    run(resident, OTHER, tmp_path)
+    one = best_sheet(resident, [("one", tmp_path / ADAPTER_FILE)])
+    two = best_sheet(resident, [("one", tmp_path / ADAPTER_FILE)] * 2)
+    assert two.height > one.height
+    assert attention_linears(resident.base.unet)
