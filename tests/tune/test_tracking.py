@@ -114,7 +114,7 @@ def test_champion_is_a_model_version_without_pickle(tracker, client, tmp_path):
         tracker.log_adapter(run_id, path)
         tracker.register_champion("champion", run_id, path, balance)
     version = client.get_model_version_by_alias("krona-champion", "champion")
-    assert (version.version, version.run_id) == ("2", run_id)
+    assert (int(version.version), version.run_id) == (2, run_id)
     model_id = version.source.removeprefix("models:/")
     assert [file.path for file in client.list_logged_model_artifacts(model_id)] == [
         "adapter.safetensors"
@@ -154,7 +154,7 @@ def test_ranking_puts_finished_trials_first_and_the_best_on_top(tracker, tmp_pat
     assert (champion.key, champion.num_params, champion.balance) == ("002", 1536, 0.6)
     console = Console(record=True, width=160)
     console.print(ranking_table(rows))
-    shown = [line.split()[1] for line in console.export_text().splitlines() if "qkvo" in line]
+    shown = [line.split()[0] for line in console.export_text().splitlines() if "qkvo" in line]
     assert shown == ["002", "000", "001", "003"]
     for draw in (parallel_coordinates, scores_by_parameters):
         with Image.open(draw(rows, tmp_path / "plot.png")) as plot:
