@@ -36,9 +36,19 @@ class SweepFolder:
         """What Ray writes; nothing reads it again."""
         return self.path / "ray"
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a sweep to resume here."""
+        return (self.path / SETTINGS).exists()
+
+    def keep(self, config: SweepConfig) -> None:
+        """Store the settings, once they have proved to fit: from here on it can be resumed."""
+        self.trials.mkdir(parents=True, exist_ok=True)
+        (self.path / SETTINGS).write_text(to_json(config))
+
 
 def open_folder(config: SweepConfig) -> tuple[SweepFolder, SweepConfig]:
-    """Make a new sweep's folder, or find the one to resume with the settings it began with.
+    """Name a new sweep's folder, or find the one to resume with the settings it began with.
 
     Raises: KronaError for a name that is taken, or where there is nothing to resume.
     """
@@ -50,23 +60,21 @@ def open_folder(config: SweepConfig) -> tuple[SweepFolder, SweepConfig]:
     folder = SweepFolder(
         path=storage / (config.name or f"{subject}-{time.strftime('%y%m%d-%H%M%S')}")
     )
-    if (folder.path / SETTINGS).exists():
+    if folder.is_kept:
         raise KronaError(f"sweep '{folder.name}' exists; --resume continues it, or name another")
-    folder.trials.mkdir(parents=True, exist_ok=True)
-    (folder.path / SETTINGS).write_text(to_json(_absolute(config)))
-    return folder, config
+    return folder, _absolute(config)
 
 
 def _resumed(folder: SweepFolder, config: SweepConfig) -> SweepConfig:
     """The stored settings; how they are run comes from `config`, and more trials extend."""
-    if not (folder.path / SETTINGS).exists():
+    if not folder.is_kept:
         names = [path.parent.name for path in folder.path.parent.glob(f"*/{SETTINGS}")]
         raise KronaError(f"no sweep '{folder.name}' to resume; {nearest(folder.name, names)}")
     stored = from_json((folder.path / SETTINGS).read_text())
     return replace(
         stored,
         resume=True,
-        trials=max(stored.trials, config.trials),
+        trials=max(stored.num_trials, config.trials or 0),
         storage=config.storage,
         tracking_uri=config.tracking_uri or stored.tracking_uri,
         slots=config.slots,

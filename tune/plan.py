@@ -27,7 +27,7 @@ def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus:
         room = int(gpus / config.gpus_per_slot)
-        slots = config.slots or max(1, min(room, config.trials))
+        slots = config.slots or max(1, min(room, config.num_trials))
     else:
         room = cpus // (config.cpus_per_slot or 1)
         slots = config.slots or _cpu_slots(config, cpus)
@@ -41,13 +41,13 @@ def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:
         slots=slots,
         gpus_per_slot=config.gpus_per_slot if gpus else 0.0,
         cpus_per_slot=threads,
-        trials_at_once=min(config.max_concurrent or slots, config.trials),
+        trials_at_once=min(config.max_concurrent or slots, config.num_trials),
     )
 
 
 def _cpu_slots(config: SweepConfig, cpus: int) -> int:
     """As many slots as share the cores out evenly, up to MAX_CPU_SLOTS and the trials."""
     if config.cpus_per_slot:
-        return max(1, min(cpus // config.cpus_per_slot, config.trials))
-    most = max(1, min(MAX_CPU_SLOTS, cpus, config.trials))
+        return max(1, min(cpus // config.cpus_per_slot, config.num_trials))
+    most = max(1, min(MAX_CPU_SLOTS, cpus, config.num_trials))
     return next(slots for slots in range(most, 0, -1) if cpus % slots == 0)

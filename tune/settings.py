@@ -10,6 +10,8 @@ from krona.errors import KronaError
 from tune.config import ExperimentConfig, TrialSettings
 from tune.records import resolve_tracking_uri as resolve_tracking_uri  # for the commands too
 
+DEFAULT_TRIALS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
@@ -17,8 +19,9 @@ class SweepConfig:
 
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     """What all trials share: subject, base, scorer."""
-    trials: int = 16
-    """Number of trials, the paper's default setting among them; more with --resume extends."""
+    trials: int | None = None
+    """Number of trials, the paper's default setting among them [default: 16; with --resume as
+    many as the sweep was started with, and more extend it]."""
     steps: int = TrialSettings.steps
     """Optimizer steps of the longest trial."""
     learning_rate: tuple[float, float] = (1e-4, 3e-2)
@@ -74,6 +77,11 @@ class SweepConfig:
         for pair in self.factors or ():
             if min(pair) < 1:
                 raise KronaError(f"factors={pair} must be whole numbers above 0: (4, 64)")
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the whole sweep."""
+        return self.trials or DEFAULT_TRIALS
 
     @property
     def eval_every(self) -> int:

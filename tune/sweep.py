@@ -87,7 +87,7 @@ class _Sweep:
         """Open the MLflow store while the slots load, search, conclude."""
         slots = f"{self._plan.slots} slots with {self._plan.cpus_per_slot} cores each"
         self._console.print(
-            f"sweep {self._folder.name}: {self._config.trials} trials, {slots}, "
+            f"sweep {self._folder.name}: {self._config.num_trials} trials, {slots}, "
             f"recorded in {self._config.tracking()}",
             highlight=False,
         )
@@ -106,6 +106,8 @@ class _Sweep:
             return self._result(tracker, sweep_run, is_complete)
         except KeyboardInterrupt:
             state = "stopped"
+            if self._folder.is_kept:
+                self._console.print(f"stopped; continue with: {self._resume_command()}")
             raise
         finally:
             tracker.end(sweep_run.parent_id, state)
@@ -120,8 +122,9 @@ class _Sweep:
         for warning in facts["warnings"]:
             self._console.print(f"warning: {warning}", markup=False)
         space = make_space(self._config, facts["valid_factors"])
+        self._folder.keep(self._config)
         tracker.log_dict(sweep_run.parent_id, space.describe(), "search_space.json")
-        trials = self._config.trials
+        trials = self._config.num_trials
         search = StudySearch(
             space, self._folder.study, self._stop, trials=trials, seed=self._config.seed
         )

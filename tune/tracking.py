@@ -47,8 +47,6 @@ class Tracker:
         self._client = MlflowClient(uri)
         self.uri = uri
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        # mlflow 3.17 looks up the models:/ source of a new version through this, not the client
-        mlflow.set_tracking_uri(uri)
 
     def start_sweep(
         self, subject: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
@@ -177,6 +175,8 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        # mlflow 3.17 looks up the models:/ source of a new version through this, not the client
+        mlflow.set_tracking_uri(self.uri)
         version = client.create_model_version(
             name, f"models:/{model.model_id}", run_id, model_id=model.model_id
         ).version

@@ -40,28 +40,42 @@ def test_four_evaluations_cover_any_number_of_steps():
     assert [SweepConfig(steps=steps).eval_every for steps in (1, 4, 37, 160)] == [1, 1, 10, 40]
 
 
+def begin(config: SweepConfig) -> None:
+    """Open a new sweep's folder and store its settings, as a sweep does once its base is loaded."""
+    folder, config = open_folder(config)
+    folder.keep(config)
+
+
 def test_resume_takes_the_search_from_the_folder_and_the_machine_from_the_command(make_config):
-    open_folder(make_config(steps=37, trials=8, slots=2))
+    begin(make_config(steps=37, trials=8, slots=2))
     folder, config = open_folder(make_config(resume=True, steps=5, trials=4, slots=1))
     assert (folder.name, config.steps, config.trials, config.slots) == ("tiny", 37, 8, 1)
 
 
 def test_resume_with_more_trials_extends_the_sweep(make_config):
-    open_folder(make_config(trials=8))
-    assert open_folder(make_config(resume=True, trials=12))[1].trials == 12
+    begin(make_config(trials=8))
+    for asked, trials in ((None, 8), (4, 8), (12, 12)):
+        assert open_folder(make_config(resume=True, trials=asked))[1].num_trials == trials
 
 
 def test_resume_without_a_name_takes_the_newest_of_the_subject(make_config):
     for name, subject in (("one", "duck"), ("two", "monster")):
-        open_folder(make_config(name=name, subject=subject))
+        begin(make_config(name=name, subject=subject))
     resumed = make_config(resume=True, name=None, subject="duck")
     assert open_folder(resumed)[0].name == "one"
 
 
-def test_a_name_cannot_be_taken_twice_nor_resumed_unknown(make_config):
+def test_settings_that_never_fitted_leave_nothing_to_resume(make_config):
     open_folder(make_config())
+    with pytest.raises(KronaError, match="no sweep 'tiny' to resume"):
+        open_folder(make_config(resume=True))
+    open_folder(make_config())
+
+
+def test_a_name_cannot_be_taken_twice_nor_resumed_unknown(make_config):
+    begin(make_config())
     with pytest.raises(KronaError, match="--resume continues it"):
-        open_folder(make_config())
+        begin(make_config())
     with pytest.raises(KronaError, match="did you mean 'tiny'"):
         open_folder(make_config(resume=True, name="tinny"))
     with pytest.raises(KronaError, match="no sweep of subject 'cat'"):
@@ -70,8 +84,8 @@ def test_a_name_cannot_be_taken_twice_nor_resumed_unknown(make_config):
 
 def test_resume_from_another_folder_writes_to_the_same_store(make_config, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets by itself
-    open_folder(replace(make_config(), tracking_uri=None))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    begin(replace(make_config(), tracking_uri=None))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
