@@ -18,3 +18,9 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow writes the last store it was given to the environment; no test inherits it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
