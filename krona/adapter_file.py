@@ -4,10 +4,12 @@ The manifest is a JSON string in the file's metadata under the key "krona".
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -112,6 +114,23 @@ def write_safetensors(
     """Write one safetensors file atomically, making its folder where it is missing."""
     content = save({name: t.cpu().contiguous() for name, t in tensors.items()}, dict(metadata))
     write_atomically(path, content)
+
+
+def float32_file_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """The size of a safetensors file of float32 tensors, its metadata aside.
+
+    Args:
+        shapes: name → shape.
+    Source: the format's README: 8 bytes, a JSON header padded to 8, the tensors by name.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + 4 * prod(shapes[name])
+        entry = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+        header[name] = entry
+    header_bytes = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-header_bytes // 8) * 8 + end
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

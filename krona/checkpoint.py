@@ -65,7 +65,7 @@ class Base:
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
-        with _quiet_loaders():
+        with quiet_loaders():
             if self.family == "sd":
                 pipeline = StableDiffusionPipeline(
                     unet=self.unet,
@@ -108,8 +108,8 @@ def load_base(
             describe it, weights not needed; those of the original 1.x, 2.x or XL if not given.
     Raises: KronaError if the checkpoint is missing, incomplete, pickled, or of another kind.
     """
-    path = _locate(source)
-    with _quiet_loaders():
+    path = locate(source)
+    with quiet_loaders():
         if path.is_dir():
             pipeline, files = _load_folder(path, dtype)
         else:
@@ -150,13 +150,18 @@ def component_files(folder: Path, family: Family) -> list[Path]:
     ]
 
 
-def _locate(source: str | Path) -> Path:
+def locate(source: str | Path, *, further: Iterable[str] = ()) -> Path:
+    """The path of a checkpoint that load_base takes.
+
+    Raises: KronaError if there is none; `further` are other names the caller would have taken.
+    """
     if str(source) == "toyland":
         return CHECKPOINT
     path = Path(source).expanduser()
     if not path.exists():
+        names = ", ".join(f"'{name}'" for name in ("toyland", *further))
         raise KronaError(
-            f"checkpoint '{source}' does not exist; give 'toyland', a folder in diffusers layout "
+            f"checkpoint '{source}' does not exist; give {names}, a folder in diffusers layout "
             "or a .safetensors file"
         )
     if path.is_file() and path.suffix != ".safetensors":
@@ -268,7 +273,7 @@ def _sampled(path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _quiet_loaders() -> Iterator[None]:
+def quiet_loaders() -> Iterator[None]:
     """Keep bars out of the terminal, where a sweep draws its own, and advice to model authors.
 
     diffusers 0.42 also warns of every autoencoder that is no AutoencoderKL, though it works.

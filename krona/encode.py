@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from krona.cache import Cache
-from krona.checkpoint import Base
+from krona.checkpoint import Base, Family
 from krona.photos import Photos
 
 _PIXELS_AT_ONCE = 1 << 20  # the autoencoder of SDXL needs about 2.5 GB for a megapixel
@@ -115,14 +115,18 @@ def _latent_affine(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _encode_texts(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Last hidden state of SD's encoder; SDXL's two penultimate ones, and the second's pooled."""
     for prompt in prompts:
         _warn_if_cut(base.tokenizers[0], prompt)
     outputs = [
         _encode_text(base, tokenizer, text_encoder, prompts)
         for tokenizer, text_encoder in zip(base.tokenizers, base.text_encoders, strict=True)
     ]
-    if base.family == "sd":
+    return text_features(outputs, base.family)
+
+
+def text_features(outputs: Sequence[Any], family: Family) -> dict[str, Tensor]:
+    """Last hidden state of SD's encoder; SDXL's two penultimate ones, and the second's pooled."""
+    if family == "sd":
         return {"embeds": outputs[0].last_hidden_state}
     return {
         "embeds": torch.cat([output.hidden_states[-2] for output in outputs], dim=-1),

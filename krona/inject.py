@@ -1,4 +1,7 @@
-"""A UNet in, adapter layers around its attention linears out; Adapter.eject puts them back."""
+"""A UNet in, adapter layers around its attention linears out; Adapter.eject puts them back.
+
+CLIP's text encoders have the same four projections, so the same functions take them.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,15 +21,16 @@ from krona.adapter import (
 from krona.errors import KronaError
 from krona.kron import valid_factors
 
-_LINEAR_PATH = re.compile(r"(?:^|\.)attn[12]\.to_(q|k|v|out\.0)$")
+_LINEAR_PATH = re.compile(r"(?:^|\.)(?:attn[12]\.to_(q|k|v|out\.0)|self_attn\.(q|k|v|out)_proj)$")
 
 
 def attention_linears(
     unet: nn.Module, targets: Iterable[Projection] = PROJECTIONS
 ) -> dict[str, nn.Linear]:
-    """Find the target projections (to_q, to_k, to_v, to_out.0) of every attn1 and attn2.
+    """Find the target projections of every attention, in a UNet or in a CLIP text encoder.
 
-    Returns: path → linear, in the UNet's own order.
+    They are to_q, to_k, to_v, to_out.0 of attn1 and attn2, and CLIP's q_proj … out_proj.
+    Returns: path → linear, in the model's own order.
     """
     wanted = set(targets)
     return {
@@ -39,11 +43,21 @@ def attention_linears(
 
 
 def projection_of(path: str) -> Projection:
-    """The projection of an attention linear's path: …attn1.to_out.0 is "o"."""
+    """The projection of an attention linear's path: …attn1.to_out.0 and …out_proj are "o"."""
     match = _LINEAR_PATH.search(path)
     if match is None:
         raise KronaError(f"'{path}' is not the path of an attention projection")
-    return cast(Projection, match[1][0])
+    return cast(Projection, (match[1] or match[2])[0])
+
+
+def check_fit(linears: Mapping[str, nn.Linear], config: AdapterConfig) -> None:
+    """Raise unless the factors divide every layer; the message names what does."""
+    if isinstance(config.factors, tuple):
+        _check_divides(linears, config.factors)
+        return
+    for target, factors in config.factors.items():
+        peers = {path: linear for path, linear in linears.items() if projection_of(path) == target}
+        _check_divides(peers, factors)
 
 
 def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
@@ -64,7 +78,7 @@ def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
             "a UNet2DConditionModel has attn1 and attn2 with to_q, to_k, to_v and to_out.0"
         )
     if config.kind == "krona":
-        _check_fit(linears, config)
+        check_fit(linears, config)
     generator = torch.Generator().manual_seed(seed)
     layers = {
         path: _make_layer(path, linear, config, generator) for path, linear in linears.items()
@@ -164,15 +178,6 @@ def _make_layer(
     return KronLinear(linear, factors, init=config.init, scale=config.scale, generator=generator)
 
 
-def _check_fit(linears: Mapping[str, nn.Linear], config: AdapterConfig) -> None:
-    if isinstance(config.factors, tuple):
-        _check_divides(linears, config.factors)
-        return
-    for target, factors in config.factors.items():
-        peers = {path: linear for path, linear in linears.items() if projection_of(path) == target}
-        _check_divides(peers, factors)
-
-
 def _check_divides(layers: Mapping[str, nn.Linear], factors: tuple[int, int]) -> None:
     """Raise unless a1 divides every out_features and a2 every in_features, naming what does."""
     valid = valid_factors((layer.out_features, layer.in_features) for layer in layers.values())
@@ -184,8 +189,15 @@ def _check_divides(layers: Mapping[str, nn.Linear], factors: tuple[int, int]) ->
             if size % factor:
                 raise KronaError(
                     f"a{axis + 1}={factor} does not divide {size_name}={size} of {path}; valid "
-                    f"for all these layers: a{axis + 1} = {', '.join(map(str, fits))}"
+                    f"for all these layers (nearest {_neighbours(factor, fits)}): "
+                    f"a{axis + 1} = {', '.join(map(str, fits))}"
                 )
+
+
+def _neighbours(value: int, valid: list[int]) -> str:
+    """The valid numbers next below and next above a value."""
+    below, above = [v for v in valid if v < value][-1:], [v for v in valid if v > value][:1]
+    return " and ".join(map(str, below + above))
 
 
 def _check_names(got: set[str], expected: set[str]) -> None:

@@ -25,7 +25,7 @@ from transformers import CLIPTokenizer
 
 from krona.errors import KronaError
 
-_ORIGINALS = Path(__file__).parent / "originals"
+ORIGINALS = Path(__file__).parent / "originals"
 _CROSS_ATTENTION = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
 _BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
@@ -48,7 +48,7 @@ def original_config(path: Path) -> Path:
             f"checkpoint {path} is no Stable Diffusion 1.x, 2.x or XL checkpoint in one file: it "
             f"holds {some}. For a variant of their shape, give its diffusers folder instead"
         )
-    return _ORIGINALS / _BY_TEXT_WIDTH[width]
+    return ORIGINALS / _BY_TEXT_WIDTH[width]
 
 
 def load_single_file(path: Path, config: Path, *, is_xl: bool, dtype: torch.dtype) -> Any:
@@ -75,7 +75,7 @@ def load_single_file(path: Path, config: Path, *, is_xl: bool, dtype: torch.dtyp
         )
     except (OSError, LookupError, RuntimeError, ValueError, SingleFileComponentError) as error:
         raise KronaError(f"checkpoint {path} does not fit {config.name}: {error}") from error
-    _apply_declared_schedule(path, pipeline, may_be_either=config == _ORIGINALS / "sd2")
+    _apply_declared_schedule(path, pipeline, may_be_either=config == ORIGINALS / "sd2")
     return pipeline
 
 

@@ -377,8 +377,12 @@ def _check_same_run(path: Path, saved: dict[str, Any], config: dict[str, Any]) -
 def _check_resolution(base: Base, got: int, wanted: int) -> None:
     if got != wanted:
         raise KronaError(f"photos are {got} px wide, but the run's resolution is {wanted} px")
-    unit = base.resolution // base.unet.config.sample_size
-    unit *= 2 ** (len(base.unet.config.block_out_channels) - 1)
+    check_pixel_unit(base.unet.config, base.resolution, got)
+
+
+def check_pixel_unit(unet_config: Any, native: int, got: int) -> None:
+    """Raise unless a UNet whose native side is `native` px can halve images of `got` px."""
+    unit = native // unet_config.sample_size * 2 ** (len(unet_config.block_out_channels) - 1)
     if got % unit:
         raise KronaError(
             f"resolution={got} is no multiple of {unit} px, the UNet's coarsest cell; "

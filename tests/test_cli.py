@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 KRONA = Path(sys.executable).with_name("krona")
-COMMANDS = ("sweep", "train", "sample", "eval", "best", "export", "ui", "doctor")
+COMMANDS = ("sweep", "train", "sample", "eval", "best", "plan", "export", "ui", "doctor")
 
 
 def krona(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -31,6 +31,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["train", "--targets", "qx"], "targets='qx'"),
         (["train", "--a1", "48", "--sampling-steps", "2"], "a1=48"),
         (["sample", "a toy", "--adapter", "none.safetensors"], "none.safetensors"),
+        (["plan", "--base", "sd15", "--factors", "48x64"], "nearest 40 and 64"),
         (["best"], "make sweep"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

@@ -11,6 +11,7 @@ from tune.commands.best import best
 from tune.commands.doctor import doctor
 from tune.commands.eval import evaluate
 from tune.commands.export import export
+from tune.commands.plan import plan
 from tune.commands.sample import sample
 from tune.commands.sweep import sweep
 from tune.commands.train import train
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sample": sample,
     "eval": evaluate,
     "best": best,
+    "plan": plan,
     "export": export,
     "ui": ui,
     "doctor": doctor,

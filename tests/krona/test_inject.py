@@ -2,29 +2,11 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 
 from krona.adapter import AdapterConfig, KronLinear, LoraLinear
 from krona.errors import KronaError
 from krona.inject import attention_linears, inject, projection_of
-from krona.kron import num_kron_params
-
-SD1 = {"cross_attention_dim": 768, "attention_head_dim": 8}
-SD2 = {
-    "cross_attention_dim": 1024,
-    "attention_head_dim": (5, 10, 20, 20),
-    "use_linear_projection": True,
-}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "cross_attention_dim": 2048,
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-}
 
 CONFIGS = [
     AdapterConfig(factors=(8, 4)),
@@ -65,37 +47,6 @@ def assert_untouched(unet, before):
     assert dict(unet.named_modules()) == modules
     assert list(unet.state_dict()) == list(state)
     assert all(torch.equal(value, state[name]) for name, value in unet.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("settings", "num_linears", "expected"),
-    [
-        (SD1, 128, {(2, 64): 746_944, (4, 64): 398_048, (16, 16): 398_048, (64, 8): 248_176}),
-        (SD1, 128, {(32, 32): 222_392, (32, 64): 307_804, "lora": 797_184}),
-        (SD2, 128, {(2, 64): 796_864, (8, 64): 260_656, (32, 64): 310_924, "lora": 829_952}),
-        (SDXL, 560, {(4, 64): 3_874_560, (8, 64): 2_152_320, (16, 64): 1_506_240}),
-        (SDXL, 560, {(32, 64): 1_613_280, "lora": 5_806_080}),
-    ],
-)
-def test_parameter_counts_of_the_real_shapes(settings, num_linears, expected):
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**settings)
-    shapes = [layer.weight.shape for layer in attention_linears(unet).values()]
-    assert len(shapes) == num_linears
-    counts = {
-        key: sum(
-            4 * (out + in_) if key == "lora" else num_kron_params((out, in_), *key)
-            for out, in_ in shapes
-        )
-        for key in expected
-    }
-    assert counts == expected
-
-
-def test_injected_count_is_the_count_of_the_facts():
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**SD1)
-    assert inject(unet, AdapterConfig(factors=(64, 8)), seed=0).num_params == 248_176
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -188,7 +139,7 @@ def test_wrong_state_is_refused_and_changes_nothing(unet):
     [
         (
             AdapterConfig(factors=(48, 8)),
-            r"a1=48 does not divide out_features=64 of .*to_q; valid .*: a1 = 1, 2, 4, .*, 64$",
+            r"a1=48 does not divide out_features=64 of .*to_q; .*32 and 64\): a1 = 1, 2, .*, 64$",
         ),
         (
             AdapterConfig(factors=(4, 64)),
