@@ -21,7 +21,8 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from tune.adapted import attach, find_adapter
+    from krona.attach import attach
+    from tune.adapted import find_adapter
     from tune.experiment import Resident
 
     resident = Resident.load(experiment)
