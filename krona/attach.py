@@ -127,6 +127,9 @@ def _read_peft(folder: Path) -> _Contents:
 
 def _origin(path: Path, metadata: Mapping[str, str]) -> Origin:
     if MANIFEST_KEY in metadata:
-        return Origin.of(Manifest.from_json(metadata[MANIFEST_KEY]))
+        try:
+            return Origin.of(Manifest.from_json(metadata[MANIFEST_KEY]))
+        except KronaError as error:
+            raise KronaError(f"{path}: {error}") from error
     phrase = metadata.get("modelspec.trigger_phrase") or None
     return Origin(name=path.resolve().stem, trigger_phrase=phrase)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 SAMPLES = "samples"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 _MADE_BY = "Exported by krona as `{}`."
 
@@ -125,9 +124,7 @@ def base_name(source: str) -> str:
     """What the hub calls a checkpoint: an id where the path has it, else its end."""
     if cached := _HUB_CACHE.search(source):
         return f"{cached[1]}/{cached[2]}"
-    if _HUB_ID.fullmatch(source) and not Path(source).exists():
-        return source
-    return Path(source).stem
+    return Path(source).name.removesuffix(".safetensors")
 
 
 def _training(manifest: "Manifest") -> dict[str, Any]:

@@ -207,8 +207,11 @@ class Tracker:
 
     def showcase(self, name: str) -> Showcase:
         """The last scores and sample images of a run or model version, as far as it has any."""
-        run_id = self._run_id(name)
-        metrics = self._client.get_run(run_id).data.metrics
+        try:
+            run_id = self._run_id(name)
+            metrics = self._client.get_run(run_id).data.metrics
+        except MlflowException as error:
+            raise KronaError(f"no run '{name}' in {self.uri}: {error}") from error
         scores = {score: metrics[score] for score in SCORES if score in metrics}
         newest = _newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
         with tempfile.TemporaryDirectory() as folder:

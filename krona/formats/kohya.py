@@ -50,10 +50,12 @@ def write_named(
     path: Path, layers: Mapping[str, AdapterLayer], base: "Base", origin: Origin
 ) -> None:
     """Write layers under the given names, with the metadata of kohya's tools."""
+    ranks = [len(layer.down) for layer in layers.values() if isinstance(layer, LoraLinear)]
+    lora_alpha = max(ranks, default=1)
     tensors = {
         f"{name}.{key}": tensor
         for name, layer in layers.items()
-        for key, tensor in _layer_tensors(layer).items()
+        for key, tensor in _layer_tensors(layer, lora_alpha).items()
     }
     write_safetensors(path, tensors, _metadata(layers.values(), tensors, base, origin))
 
@@ -83,17 +85,19 @@ def _named_layers(adapter: Adapter, base: "Base") -> dict[str, AdapterLayer]:
     }
 
 
-def _layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
+def _layer_tensors(layer: AdapterLayer, lora_alpha: int) -> dict[str, Tensor]:
+    """A layer's tensors, which every loader applies with the scale alpha/rank, or 1 for LoKr.
+
+    All LoRA layers get one alpha: diffusers 0.42 does not find the alphas of single layers again.
+    """
     if isinstance(layer, KronLinear):
         factors = {"lokr_w1": layer.A.detach(), "lokr_w2": layer.scale * layer.B.detach()}
         alpha = max(layer.B.shape)
     else:
         assert isinstance(layer, LoraLinear)
-        factors = {
-            "lora_down.weight": layer.down.detach(),
-            "lora_up.weight": layer.scale * layer.up.detach(),
-        }
-        alpha = len(layer.down)
+        alpha = lora_alpha
+        up = layer.scale * len(layer.down) / alpha * layer.up.detach()
+        factors = {"lora_down.weight": layer.down.detach(), "lora_up.weight": up}
     return factors | {"alpha": torch.tensor(float(alpha))}
 
 

@@ -81,12 +81,5 @@ def _settings(adapter: Adapter) -> dict[str, Any]:
         rank = max(max(layer.B.shape) for layer in krons)
         shape = {"decompose_factor": krons[0].A.shape[0], "decompose_both": False}
         return {"peft_type": "LOKR", "r": rank, "alpha": rank} | shape
-    ranks = {
-        path: len(layer.down)
-        for path, layer in adapter.layers.items()
-        if isinstance(layer, LoraLinear)
-    }
-    rank = max(ranks.values())
-    others = {path: r for path, r in ranks.items() if r != rank}
-    patterns = {"rank_pattern": others, "alpha_pattern": others}
-    return {"peft_type": "LORA", "r": rank, "lora_alpha": rank} | patterns
+    rank = max(len(x.down) for x in adapter.layers.values() if isinstance(x, LoraLinear))
+    return {"peft_type": "LORA", "r": rank, "lora_alpha": rank}

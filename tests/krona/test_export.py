@@ -261,7 +261,7 @@ def test_export_that_loads_back_wrong_keeps_the_old_file(sd, train, tmp_path, mo
     monkeypatch.setattr(
         kohya,
         "_layer_tensors",
-        lambda layer: {key: 1.001 * tensor for key, tensor in right(layer).items()},
+        lambda *layer: {key: 1.001 * tensor for key, tensor in right(*layer).items()},
     )
     with pytest.raises(KronaError, match="the kohya export loads back wrong"):
         export_adapter(path, base=sd, format="kohya", output=output)
