@@ -85,7 +85,7 @@ class Card:
             f"## Use\n\n```python\n{self.usage}\n```\n",
             _table("Scores", {k: f"{v:.3f}" for k, v in scores.items()}) if scores else "",
             _table("Training", _training(manifest)) if manifest else "",
-            _table("Export", asdict(self.measured)),
+            _table("Export", {k: v for k, v in asdict(self.measured).items() if v is not None}),
         ]
         return "\n".join(filter(None, parts))
 

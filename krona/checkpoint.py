@@ -65,7 +65,7 @@ class Base:
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
-        with _quiet_loaders():
+        with quiet_loaders():
             if self.family == "sd":
                 pipeline = StableDiffusionPipeline(
                     unet=self.unet,
@@ -109,7 +109,7 @@ def load_base(
     Raises: KronaError if the checkpoint is missing, incomplete, pickled, or of another kind.
     """
     path = _locate(source)
-    with _quiet_loaders():
+    with quiet_loaders():
         if path.is_dir():
             pipeline, files = _load_folder(path, dtype)
         else:
@@ -268,7 +268,7 @@ def _sampled(path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _quiet_loaders() -> Iterator[None]:
+def quiet_loaders() -> Iterator[None]:
     """Keep bars out of the terminal, where a sweep draws its own, and advice to model authors.
 
     diffusers 0.42 also warns of every autoencoder that is no AutoencoderKL, though it works.

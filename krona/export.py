@@ -8,7 +8,7 @@ measured error stands in it, and a model card beside it.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -17,6 +17,7 @@ from krona.adapter_file import add_metadata
 from krona.atomic import atomic_path
 from krona.attach import attach, read_origin
 from krona.card import Card, Showcase, check_place
+from krona.checkpoint import Base, quiet_loaders
 from krona.errors import KronaError, nearest
 from krona.formats import (
     EXPORT_FILE,
@@ -34,9 +35,6 @@ from krona.inject import Adapter
 from krona.load_back import Measured, measure
 from krona.low_rank import as_lora
 from krona.origin import Origin
-
-if TYPE_CHECKING:
-    from krona.checkpoint import Base
 
 _FORMATS: dict[str, Any] = {
     "kohya": kohya,
@@ -60,7 +58,7 @@ class ExportReport(Measured):
 def export_adapter(
     adapter_path: Path,
     *,
-    base: "Base",
+    base: Base,
     format: ExportFormat,
     output: Path,
     rank: int | None = None,
@@ -84,7 +82,7 @@ def export_adapter(
     adapter, origin = _adapter_of(adapter_path, base, is_any_base=is_any_base)
     module = _FORMATS[format]
     written = _as_written(adapter, base, format, rank)
-    with atomic_path(output) as partial:
+    with atomic_path(output) as partial, quiet_loaders():
         module.write(partial, written, base, origin)
         measured = measure(
             partial,
@@ -135,7 +133,7 @@ def _check_request(format: ExportFormat, output: Path, rank: int | None) -> None
         check_place(output.parent, output.name)
 
 
-def _adapter_of(path: Path, base: "Base", *, is_any_base: bool) -> tuple[Adapter, Origin]:
+def _adapter_of(path: Path, base: Base, *, is_any_base: bool) -> tuple[Adapter, Origin]:
     """The file's adapter around the base's layers, which it has left again."""
     origin = read_origin(path)
     if base.unet.dtype != torch.float32:
@@ -145,7 +143,7 @@ def _adapter_of(path: Path, base: "Base", *, is_any_base: bool) -> tuple[Adapter
     return adapter, origin
 
 
-def _as_written(adapter: Adapter, base: "Base", format: ExportFormat, rank: int | None) -> Adapter:
+def _as_written(adapter: Adapter, base: Base, format: ExportFormat, rank: int | None) -> Adapter:
     """The adapter in the shape that the format has. Raises KronaError if it can have none."""
     is_published = any(isinstance(x, PublishedKronLinear) for x in adapter.layers.values())
     if is_published and format not in _HOLD_ANY_UPDATE:

@@ -119,12 +119,8 @@ def own_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer) -> 
 
 
 def usage(name: str, family: "Family") -> str:
-    """How LyCORIS' own users load it; ComfyUI and A1111 take the file from their lora folder."""
-    return f"""# ComfyUI: models/loras/{name}; A1111: models/Lora/{name}
-from lycoris.kohya import create_network_from_weights
-
-network, _ = create_network_from_weights(1.0, "{name}", vae, text_encoder, unet)
-network.apply_to(text_encoder, unet, apply_text_encoder=False, apply_unet=True)"""
+    """Where its tools look for it."""
+    return f"# ComfyUI: models/loras/{name}\n# A1111: models/Lora/{name}"
 
 
 def _metadata(

@@ -53,5 +53,4 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
 
 def usage(name: str, family: "Family") -> str:
     """How it is loaded."""
-    return f"""pipe.load_lora_weights("{name}")
-# ComfyUI: models/loras/{name}; A1111: models/Lora/{name}"""
+    return f'pipe.load_lora_weights("{name}")\n{kohya.usage(name, family)}'

@@ -15,7 +15,7 @@ from torch import Tensor
 from krona.adapter import LoraLinear
 from krona.adapter_file import write_safetensors
 from krona.formats.squares import check_one_square, kron_layers
-from krona.formats.unet_adapter import layer_tensors, own_deltas
+from krona.formats.unet_adapter import layer_tensors, manifest_metadata, own_deltas
 from krona.inject import Adapter
 from krona.origin import Origin
 
@@ -41,7 +41,7 @@ def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
         for layer_path, layer in adapter.layers.items()
         for key, tensor in layer_tensors(layer).items()
     }
-    write_safetensors(path / WEIGHTS, tensors, {"format": "pt"})
+    write_safetensors(path / WEIGHTS, tensors, {"format": "pt"} | manifest_metadata(origin))
     config = {"target_modules": list(adapter.layers), "inference_mode": True} | _settings(adapter)
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

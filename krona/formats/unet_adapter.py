@@ -42,8 +42,12 @@ def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
         for layer_path, layer in adapter.layers.items()
         for key, tensor in layer_tensors(layer).items()
     }
-    manifest = {MANIFEST_KEY: origin.manifest.to_json()} if origin.manifest else {}
-    write_safetensors(path, tensors, {"format": "pt"} | manifest)
+    write_safetensors(path, tensors, {"format": "pt"} | manifest_metadata(origin))
+
+
+def manifest_metadata(origin: Origin) -> dict[str, str]:
+    """The manifest as an entry of a file's metadata, if there is one."""
+    return {MANIFEST_KEY: origin.manifest.to_json()} if origin.manifest else {}
 
 
 def loader(adapter: Adapter) -> str:

@@ -54,8 +54,7 @@ def test_what_krona_exports_it_reads_back(
     output = tmp_path / "out" / ("duck" if format == "peft" else "duck.safetensors")
     export_adapter(path, base=base, format=format, output=output)
     assert_close(attached_prediction(base, output), expected)
-    if format != "peft":
-        assert read_origin(output) == read_origin(path)
+    assert read_origin(output) == read_origin(path)
 
 
 @pytest.mark.parametrize("is_sgm", [True, False])

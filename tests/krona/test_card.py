@@ -57,6 +57,7 @@ def test_the_card_has_scores_settings_error_and_the_call_that_loads_it(
     assert "| learning rate | 0.001 |" in text
     assert "| loaded by | diffusers 0." in text
     assert 'pipe.load_lora_weights("duck.safetensors")' in text
+    assert "None" not in text
     assert "lora" in ModelCard(text).data.to_dict()["tags"]
 
 
