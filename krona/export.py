@@ -94,16 +94,7 @@ def export_adapter(
             rank=rank,
         )
         _sign(partial, measured, origin)
-        card = Card(
-            name=output.name,
-            base_source=base.source,
-            base_hash=base.content_hash,
-            family=base.family,
-            origin=origin,
-            measured=measured,
-            usage=module.usage(output.name, base.family),
-            showcase=showcase or Showcase(),
-        )
+        card = _card(output.name, base, origin, measured, showcase or Showcase())
         if module.IS_FOLDER:
             card.write(partial)
     if not module.IS_FOLDER:
@@ -153,6 +144,19 @@ def _as_written(adapter: Adapter, base: Base, format: ExportFormat, rank: int | 
         )
     _FORMATS[format].check(adapter, base)
     return as_lora(adapter, rank) if format == "lora" else adapter
+
+
+def _card(name: str, base: Base, origin: Origin, measured: Measured, showcase: Showcase) -> Card:
+    return Card(
+        name=name,
+        base_source=base.source,
+        base_hash=base.content_hash,
+        family=base.family,
+        origin=origin,
+        measured=measured,
+        usage=_FORMATS[measured.format].usage(name, base.family),
+        showcase=showcase,
+    )
 
 
 def _sign(path: Path, measured: Measured, origin: Origin) -> None:
