@@ -32,7 +32,7 @@ sweep: install  ## search the best adapter: TRIALS= STEPS= SUBJECT= PHOTOS= CLAS
 best: install  ## the ranking of the last sweep (SUBJECT=)
 	$(KRONA) best $(if $(SUBJECT),--subject "$(SUBJECT)") $(ARGS)
 
-export: install  ## write the champion for another tool: FORMAT=kohya|diffusers|merged RUN=<id>
+export: install  ## write the champion for another tool: FORMAT=kohya|lycoris|diffusers|peft|lora|merged|merged-file RUN=<id>
 	$(KRONA) export $(RUN) --format $(or $(FORMAT),kohya) $(if $(SUBJECT),--subject "$(SUBJECT)") $(ARGS)
 
 ui: install  ## the MLflow UI on http://127.0.0.1:5000

@@ -8,11 +8,12 @@ from pathlib import Path
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
 from krona.adapter_file import load_adapter
+from krona.attach import attach
 from krona.checkpoint import load_base
 from krona.photos import load_photos
 from krona.sample import sample
 from krona.subject import load_subject
-from tune.adapted import attach, find_adapter
+from tune.adapted import find_adapter
 
 TEMPLATES = (
     "a {} in the jungle",

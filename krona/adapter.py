@@ -1,4 +1,4 @@
-"""What an adapter is: AdapterConfig, and the two layers it puts around a frozen nn.Linear."""
+"""What an adapter is: AdapterConfig, and the layers it puts around a frozen nn.Linear."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -109,6 +109,15 @@ class KronLinear(nn.Module):
         self.A = nn.Parameter(_random_factor(factors, init, generator).to(device))
         self.B = nn.Parameter(torch.zeros(b_shape, device=device))
 
+    @classmethod
+    def of(cls, base: nn.Linear, A: Tensor, B: Tensor) -> "KronLinear":
+        """The layer of given factors A (a1, a2) and B (b1, b2), which fit base; its scale is 1."""
+        a1, a2 = A.shape
+        layer = cls(base, (a1, a2), init="kaiming", scale=1.0, generator=torch.Generator())
+        layer.A.data.copy_(A)
+        layer.B.data.copy_(B)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         return kron_linear(x, self.base.weight, self.base.bias, self.A, self.B, self.scale)
 
@@ -140,6 +149,14 @@ class LoraLinear(nn.Module):
         self.down = nn.Parameter(down.to(device))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
 
+    @classmethod
+    def of(cls, base: nn.Linear, down: Tensor, up: Tensor) -> "LoraLinear":
+        """The layer of given down (rank, in) and up (out, rank); its scale is 1."""
+        layer = cls(base, len(down), init="kaiming", scale=1.0, generator=torch.Generator())
+        layer.down.data.copy_(down)
+        layer.up.data.copy_(up)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.linear(x, self.down.to(x.dtype))
         update = F.linear(hidden, self.up.to(hidden.dtype))
@@ -151,7 +168,40 @@ class LoraLinear(nn.Module):
         return self.scale * (self.up @ self.down)
 
 
-AdapterLayer = KronLinear | LoraLinear
+class PublishedKronLinear(nn.Module):
+    """A frozen linear layer plus what DiffuseKronA's published code computes; it is not trained.
+
+    That code leaves the rows of A ⊗ B in another order: its output p·a1 + q is (A ⊗ B)x at
+    q·b1 + p, so delta[p·a1 + q, i·b2 + j] = A[q, i]·B[p, j] is no Kronecker product in general.
+
+    Args:
+        base: (a1·b1, a2·b2) layer; it stays as it is.
+        A: (a1, a2), saved as its transpose in "down".  B: (b1, b2), saved as "up".
+    Source: IBM/DiffuseKronA, krona.py, its branch for three-dimensional input.
+    """
+
+    factor_names: ClassVar[tuple[str, str]] = ("A", "B")
+
+    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        device = base.weight.device
+        self.A = nn.Parameter(A.to(device, torch.float32), requires_grad=False)
+        self.B = nn.Parameter(B.to(device, torch.float32), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        X = x.reshape(*x.shape[:-1], self.A.shape[1], self.B.shape[1])
+        update = self.A.to(x.dtype) @ (X @ self.B.to(x.dtype).T)
+        return torch.add(self.base(x), update.mT.flatten(-2))
+
+    @torch.no_grad()
+    def delta(self) -> Tensor:
+        """(out, in) float32 update of the weight."""
+        rows = torch.einsum("pj,qi->pqij", self.B, self.A)
+        return rows.reshape(self.base.out_features, self.base.in_features)
+
+
+AdapterLayer = KronLinear | LoraLinear | PublishedKronLinear
 
 
 def _random_factor(shape: tuple[int, int], init: Init, generator: torch.Generator) -> Tensor:

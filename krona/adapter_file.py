@@ -4,6 +4,7 @@ The manifest is a JSON string in the file's metadata under the key "krona".
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
@@ -16,11 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from krona.adapter import AdapterConfig, KronLinear, LoraLinear
-from krona.atomic import write_atomically
+from krona.atomic import atomic_path, write_atomically
 from krona.errors import KronaError
 
 FORMAT_VERSION = 1
 METADATA_KEY = "krona"
+_COPIED_BYTES = 1 << 24
 
 
 def package_versions() -> dict[str, str]:
@@ -131,6 +133,17 @@ def float32_file_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
         header[name] = entry
     header_bytes = len(json.dumps(header, separators=(",", ":")))
     return 8 + -(-header_bytes // 8) * 8 + end
+
+
+def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
+    """Add to a safetensors file's metadata; the tensors are copied as they are."""
+    with path.open("rb") as old, atomic_path(path) as partial, partial.open("wb") as new:
+        header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+        header["__metadata__"] = header.get("__metadata__", {}) | dict(entries)
+        content = json.dumps(header, ensure_ascii=False).encode()
+        content += b" " * (-len(content) % 8)  # tensors stay aligned
+        new.write(len(content).to_bytes(8, "little") + content)
+        shutil.copyfileobj(old, new, _COPIED_BYTES)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

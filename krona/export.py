@@ -1,127 +1,169 @@
 """An adapter file and its base in; out, a file or folder that another tool loads, loaded back here.
 
 What was written is read by the tool it is meant for, and compared with scale·A ⊗ B (or up·down) on
-every layer, before it takes its name: an export that loads wrong does not appear at all.
+every layer, before it takes its name: an export that loads wrong does not appear at all. The
+measured error stands in it, and a model card beside it.
 """
 
-from contextlib import closing
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
-from krona.adapter_file import Manifest, load_adapter
+from krona.adapter import PublishedKronLinear
+from krona.adapter_file import add_metadata
 from krona.atomic import atomic_path
+from krona.attach import attach, read_origin
+from krona.card import Card, Showcase, check_place
+from krona.checkpoint import Base, quiet_loaders
 from krona.errors import KronaError, nearest
-from krona.formats import kohya, merged, unet_adapter
-from krona.inject import Adapter, inject
+from krona.formats import (
+    EXPORT_FILE,
+    EXPORT_KEY,
+    ExportFormat,
+    kohya,
+    lora,
+    lycoris,
+    merged,
+    merged_file,
+    peft_folder,
+    unet_adapter,
+)
+from krona.inject import Adapter
+from krona.load_back import Measured, measure
+from krona.low_rank import as_lora
+from krona.origin import Origin
 
-if TYPE_CHECKING:
-    from krona.checkpoint import Base
-
-ExportFormat = Literal["kohya", "diffusers", "merged"]
-_FORMATS: dict[str, Any] = {"kohya": kohya, "diffusers": unet_adapter, "merged": merged}
-
-# Allowed error: of the update itself, and what float32 rounds off the weights it is added to.
-_UPDATE_TOLERANCE = 1e-5
-_WEIGHT_TOLERANCE = torch.finfo(torch.float32).eps
+_FORMATS: dict[str, Any] = {
+    "kohya": kohya,
+    "lycoris": lycoris,
+    "diffusers": unet_adapter,
+    "peft": peft_folder,
+    "lora": lora,
+    "merged": merged,
+    "merged-file": merged_file,
+}
+_HOLD_ANY_UPDATE = ("lora", "merged", "merged-file")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What was written, and how far it is from the adapter when loaded back.
-
-    Attributes:
-        path: the file, or the folder of a merged pipeline.
-        max_abs_error: largest difference in any entry of any layer's update.
-        rel_error: Frobenius norm of the difference over that of the update, over all layers.
-        loaded_by: the tool and version that read it back; "krona" where none is installed that
-            can hold the shapes.
-    """
+class ExportReport(Measured):
+    """What was written: the file, or the folder of a format that is one."""
 
     path: Path
-    format: ExportFormat
-    max_abs_error: float
-    rel_error: float
-    loaded_by: str
 
 
 def export_adapter(
-    adapter_path: Path, *, base: "Base", format: ExportFormat, output: Path
+    adapter_path: Path,
+    *,
+    base: Base,
+    format: ExportFormat,
+    output: Path,
+    rank: int | None = None,
+    is_any_base: bool = False,
+    showcase: Showcase | None = None,
 ) -> ExportReport:
-    """Write an adapter in another format, load it back and compare.
+    """Write an adapter in another format, load it back, compare, and write its model card.
 
     Args:
-        adapter_path: a krona adapter file.
+        adapter_path: an adapter that krona.attach reads.
         base: the checkpoint it was trained on, in float32; it is as before at the end.
-        format: "kohya" or "diffusers", one .safetensors file, or "merged", a pipeline folder.
+        format: "kohya", "lycoris", "diffusers", "lora" or "merged-file", one .safetensors file, or
+            "peft" or "merged", a folder.
         output: the file, which is replaced, or the folder, which must be missing or empty.
+        rank: of the "lora" format, which is exact without; then the error is the truncation's.
+        is_any_base: accept another base than the one it was trained on, if the shapes fit.
+        showcase: sample images and scores for the card.
     Raises: KronaError if the adapter does not fit the base or the format, or loads back wrong.
     """
-    _check_output(format, output)
-    adapter, manifest = _adapter_of(adapter_path, base)
+    _check_request(format, output, rank)
+    adapter, origin = _adapter_of(adapter_path, base, is_any_base=is_any_base)
     module = _FORMATS[format]
-    with atomic_path(output) as partial:
-        module.write(partial, adapter, base, manifest)
-        max_abs_error, rel_error = _compare(partial, adapter, base, format)
-    return ExportReport(
-        path=output,
-        format=format,
-        max_abs_error=max_abs_error,
-        rel_error=rel_error,
-        loaded_by=module.loader(adapter),
-    )
+    written = _as_written(adapter, base, format, rank)
+    with atomic_path(output) as partial, quiet_loaders():
+        module.write(partial, written, base, origin)
+        measured = measure(
+            partial,
+            module=module,
+            format=format,
+            written=written,
+            adapter=adapter,
+            base=base,
+            rank=rank,
+        )
+        _sign(partial, measured, origin)
+        card = _card(output.name, base, origin, measured, showcase or Showcase())
+        if module.IS_FOLDER:
+            card.write(partial)
+    if not module.IS_FOLDER:
+        card.write(output.parent)
+    return ExportReport(**asdict(measured), path=output)
 
 
-def _check_output(format: ExportFormat, output: Path) -> None:
+def default_output(name: str, format: ExportFormat) -> Path:
+    """Where an export goes if nobody says: a folder of its own, since a card lies beside it."""
+    folder = Path("exports") / f"{name}-{format}"
+    return folder if _FORMATS[format].IS_FOLDER else folder / f"{name}.safetensors"
+
+
+def _check_request(format: ExportFormat, output: Path, rank: int | None) -> None:
     if format not in _FORMATS:
         raise KronaError(f"format '{format}' is unknown; {nearest(format, get_args(ExportFormat))}")
-    if format == "merged":
+    if rank is not None and format != "lora":
+        raise KronaError(f"rank={rank} is for the lora format; {format} has none, so leave it out")
+    if _FORMATS[format].IS_FOLDER:
         if output.is_file() or (output.is_dir() and any(output.iterdir())):
             raise KronaError(f"{output} exists and is not an empty folder; choose a new one")
     elif output.suffix != ".safetensors" or output.is_dir():
         raise KronaError(
             f"{output} is no file name for the {format} format; end it in .safetensors"
         )
+    else:
+        check_place(output.parent, output.name)
 
 
-def _adapter_of(path: Path, base: "Base") -> tuple[Adapter, Manifest]:
+def _adapter_of(path: Path, base: Base, *, is_any_base: bool) -> tuple[Adapter, Origin]:
     """The file's adapter around the base's layers, which it has left again."""
-    state, manifest = load_adapter(path)
-    if manifest.family != base.family:
-        raise KronaError(f"{path} is for a {manifest.family} base; {base.source} is {base.family}")
+    origin = read_origin(path)
     if base.unet.dtype != torch.float32:
         raise KronaError(f"export needs a float32 base; {base.source} is in {base.unet.dtype}")
-    try:
-        adapter = inject(base.unet, manifest.config, seed=0)
-        adapter.eject()
-        adapter.load_state_dict(state)
-    except KronaError as error:
-        raise KronaError(
-            f"{path} does not fit {base.source} (it was trained on {manifest.base_model}): {error}"
-        ) from error
-    return adapter, manifest
+    adapter = attach(base, path, is_any_base=is_any_base)
+    adapter.eject()
+    return adapter, origin
 
 
-def _compare(
-    path: Path, adapter: Adapter, base: "Base", format: ExportFormat
-) -> tuple[float, float]:
-    """The largest and the relative error of what was written. Raises KronaError if it is wrong."""
-    max_abs = error_sq = delta_sq = weight_sq = 0.0
-    with closing(_FORMATS[format].deltas(path, adapter, base)) as deltas:
-        for layer_path, got in deltas:
-            layer = adapter.layers[layer_path]
-            delta = layer.delta()
-            difference = got.to(delta) - delta
-            max_abs = max(max_abs, difference.abs().max().item())
-            error_sq += difference.square().sum().item()
-            delta_sq += delta.square().sum().item()
-            weight_sq += layer.base.weight.square().sum().item()
-    error, size, weight = error_sq**0.5, delta_sq**0.5, weight_sq**0.5
-    if not error <= _UPDATE_TOLERANCE * size + _WEIGHT_TOLERANCE * weight:
+def _as_written(adapter: Adapter, base: Base, format: ExportFormat, rank: int | None) -> Adapter:
+    """The adapter in the shape that the format has. Raises KronaError if it can have none."""
+    is_published = any(isinstance(x, PublishedKronLinear) for x in adapter.layers.values())
+    if is_published and format not in _HOLD_ANY_UPDATE:
         raise KronaError(
-            f"the {format} export loads back wrong: its updates differ by {error:.2g} from the "
-            f"adapter's, whose size is {size:.2g}. Nothing was written"
+            "DiffuseKronA's published code adds no Kronecker product, so the "
+            f"{format} format cannot hold this adapter; {', '.join(_HOLD_ANY_UPDATE)} can"
         )
-    return max_abs, error / size if size else error
+    _FORMATS[format].check(adapter, base)
+    return as_lora(adapter, rank) if format == "lora" else adapter
+
+
+def _card(name: str, base: Base, origin: Origin, measured: Measured, showcase: Showcase) -> Card:
+    return Card(
+        name=name,
+        base_source=base.source,
+        base_hash=base.content_hash,
+        family=base.family,
+        origin=origin,
+        measured=measured,
+        usage=_FORMATS[measured.format].usage(name, base.family),
+        showcase=showcase,
+    )
+
+
+def _sign(path: Path, measured: Measured, origin: Origin) -> None:
+    """Put the measured error into what was written: a file's metadata, or krona.json."""
+    if not path.is_dir():
+        add_metadata(path, {EXPORT_KEY: json.dumps(asdict(measured))})
+        return
+    manifest = json.loads(origin.manifest.to_json()) if origin.manifest else None
+    content = json.dumps({"manifest": manifest, "export": asdict(measured)}, indent=2)
+    (path / EXPORT_FILE).write_text(content + "\n", encoding="utf-8")

@@ -69,8 +69,7 @@ def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
         seed: of the random factors; equal seeds give bit-equal layers.
     Raises: KronaError if an adapter is already there, no linear is found, or factors do not fit.
     """
-    if any(isinstance(module, AdapterLayer) for module in unet.modules()):
-        raise KronaError("an adapter is already injected in this UNet; eject it first")
+    _check_is_free(unet)
     linears = attention_linears(unet, config.targets)
     if not linears:
         raise KronaError(
@@ -80,29 +79,37 @@ def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
     if config.kind == "krona":
         check_fit(linears, config)
     generator = torch.Generator().manual_seed(seed)
-    layers = {
-        path: _make_layer(path, linear, config, generator) for path, linear in linears.items()
-    }
+    return inject_layers(
+        unet,
+        {path: _make_layer(path, linear, config, generator) for path, linear in linears.items()},
+    )
+
+
+def inject_layers(unet: nn.Module, layers: dict[str, AdapterLayer]) -> "Adapter":
+    """Put given layers, each around the UNet's own linear of that path, in their places.
+
+    Raises: KronaError if an adapter is already there.
+    """
+    _check_is_free(unet)
     _replace(unet, layers)
-    return Adapter(unet, config, layers)
+    return Adapter(unet, layers)
 
 
 class Adapter:
     """The adapter layers in a UNet, by path.
 
     Attributes:
-        config: what was injected.
+        unet: holds the layers while is_injected.
         layers: path in the UNet → layer.
-        is_injected: whether the UNet still holds the layers.
+        is_injected: whether the UNet holds the layers.
     """
 
     def __init__(
-        self, unet: nn.Module, config: AdapterConfig, layers: dict[str, AdapterLayer]
+        self, unet: nn.Module, layers: dict[str, AdapterLayer], *, is_injected: bool = True
     ) -> None:
-        self._unet = unet
-        self.config = config
+        self.unet = unet
         self.layers = layers
-        self.is_injected = True
+        self.is_injected = is_injected
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable factors, in a fixed order."""
@@ -133,7 +140,7 @@ class Adapter:
     def eject(self) -> None:
         """Put the frozen linears back: the UNet is exactly as before. Once out, do nothing."""
         if self.is_injected:
-            _replace(self._unet, {path: layer.base for path, layer in self.layers.items()})
+            _replace(self.unet, {path: layer.base for path, layer in self.layers.items()})
             self.is_injected = False
 
     @torch.no_grad()
@@ -162,6 +169,11 @@ class Adapter:
         }
 
 
+def _check_is_free(unet: nn.Module) -> None:
+    if any(isinstance(module, AdapterLayer) for module in unet.modules()):
+        raise KronaError("an adapter is already injected in this UNet; eject it first")
+
+
 def _replace(unet: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     for path, module in modules.items():
         unet.set_submodule(path, module, strict=True)
@@ -169,7 +181,7 @@ def _replace(unet: nn.Module, modules: Mapping[str, nn.Module]) -> None:
 
 def _make_layer(
     path: str, linear: nn.Linear, config: AdapterConfig, generator: torch.Generator
-) -> AdapterLayer:
+) -> KronLinear | LoraLinear:
     if config.kind == "lora":
         return LoraLinear(
             linear, config.rank, init=config.init, scale=config.scale, generator=generator

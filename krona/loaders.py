@@ -37,11 +37,15 @@ def loaders(config: AdapterConfig, shapes: Mapping[str, Shape]) -> list[Loader]:
     if config.kind == "krona":
         lycoris, diffusers = _lycoris_objection(config, shapes), _peft_objection(config, shapes)
     call = "unet.load_lora_adapter" if config.kind == "krona" else "load_lora_weights"
+    rank = exact_lora_rank(config, shapes)
     rows = [
         ("kohya", "ComfyUI, A1111, InvokeAI", ""),
-        ("kohya", "LyCORIS", lycoris),
+        ("kohya, lycoris", "LyCORIS", lycoris),
         ("diffusers", f"diffusers ≥ 0.42 ({call})", diffusers),
+        ("peft", "PEFT", diffusers),
+        ("lora", f"whatever loads LoRA of rank {rank}", ""),
         ("merged", "whatever loads a diffusers pipeline", ""),
+        ("merged-file", "whatever loads a single-file checkpoint", ""),
     ]
     return [
         Loader(format=format, tools=tools, does_load=not objection, reason=objection)

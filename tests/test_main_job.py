@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from krona.adapter_file import load_adapter
+from krona.attach import attach
 from krona.checkpoint import load_base
 from krona.sample import sample
-from tune.adapted import attach, find_adapter
+from tune.adapted import find_adapter
 
 pytestmark = pytest.mark.ray
 KRONA = Path(sys.executable).with_name("krona")
@@ -102,7 +103,7 @@ def test_lycoris_draws_what_krona_draws_from_the_exported_champion(
     attached = attach(base, adapter)
     ours = pixels(sample(base, prompts[:4]))
     attached.eject()
-    exported = load_file(folder / "exports" / f"{SUBJECT}-kohya.safetensors")
+    exported = load_file(folder / "exports" / f"{SUBJECT}-kohya" / f"{SUBJECT}.safetensors")
     weights = {name.replace("lora_unet_", "lycoris_"): value for name, value in exported.items()}
     network, _ = create_lycoris_from_weights(1.0, None, base.unet, weights_sd=weights)
     network.apply_to()

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from krona.adapter_file import load_adapter
+from krona.attach import attach, read_origin
+from krona.card import Showcase
 from krona.checkpoint import Base, load_base
 from krona.errors import KronaError
-from krona.inject import Adapter, inject
+from krona.origin import Origin
+
+if TYPE_CHECKING:
+    from tune.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,21 +23,36 @@ class Adapted:
 
 
 def load_adapted(
-    adapter: str | None, *, base: str | None = None, tracking_uri: str | None = None
+    adapter: str | None,
+    *,
+    base: str | None = None,
+    is_any_base: bool = False,
+    tracking_uri: str | None = None,
 ) -> Adapted:
     """Load a base and put an adapter on it.
 
     Args:
-        adapter: a file or a run; None leaves the base plain, and {} in prompts stands.
+        adapter: a file or a run; None leaves the base plain, and {} in prompts stands, as it does
+            where the adapter does not say what prompts call its subject.
         base: the checkpoint; None takes the adapter's own, or Toyland.
+        is_any_base: accept another base than the one it was trained on.
     """
     if adapter is None:
         return Adapted(base=load_base(base or "toyland"), subject_noun="{}")
     path = find_adapter(adapter, tracking_uri=tracking_uri)
-    manifest = load_adapter(path)[1]
-    loaded = load_base(base or manifest.base_model)
-    attach(loaded, path)
-    return Adapted(base=loaded, subject_noun=f"{manifest.identifier} {manifest.class_noun}")
+    origin = read_origin(path)
+    loaded = load_base(base_of(path, origin, base))
+    attach(loaded, path, is_any_base=is_any_base)
+    return Adapted(base=loaded, subject_noun=origin.trigger_phrase or "{}")
+
+
+def base_of(path: Path, origin: Origin, base: str | None) -> str:
+    """The checkpoint that was asked for, else the one that the adapter was trained on."""
+    if base is not None:
+        return base
+    if origin.manifest is None:
+        raise KronaError(f"{path} does not say which checkpoint it was made for; give --base")
+    return origin.manifest.base_model
 
 
 def find_adapter(
@@ -41,28 +61,42 @@ def find_adapter(
     """The adapter file of that path, or the one that an MLflow run holds.
 
     Args:
-        name: a file or a run; None asks for the champion of `subject`, or of the newest sweep.
+        name: a file, a PEFT folder or a run; None asks for the champion of `subject`, or of the
+            newest sweep.
     Raises: KronaError if there is no such file, run or champion.
     """
-    if name is not None and (name.endswith(".safetensors") or Path(name).exists()):
-        if not Path(name).is_file():
+    if name is not None and is_path(name):
+        if not Path(name).exists():
             raise KronaError(f"adapter '{name}' is no file; give a .safetensors file or a run id")
         return Path(name)
+    tracker, run = _recorded(name, subject, tracking_uri)
+    return tracker.download_adapter(run)
+
+
+def find_showcase(
+    name: str | None = None, *, subject: str | None = None, tracking_uri: str | None = None
+) -> Showcase:
+    """The last scores and sample images of the run that find_adapter() takes the adapter from.
+
+    Returns: an empty showcase for an adapter that is a file.
+    """
+    if name is not None and is_path(name):
+        return Showcase()
+    tracker, run = _recorded(name, subject, tracking_uri)
+    return tracker.showcase(run)
+
+
+def is_path(name: str) -> bool:
+    """Whether an adapter's name is a path, and not a run."""
+    return name.endswith((".safetensors", ".bin", ".pt", ".ckpt")) or Path(name).exists()
+
+
+def _recorded(
+    name: str | None, subject: str | None, tracking_uri: str | None
+) -> "tuple[Tracker, str]":
+    """The store, and the run or model version in it."""
     from tune.records import existing_store, experiment_name
     from tune.tracking import Tracker
 
     tracker = Tracker(existing_store(tracking_uri))
-    champion = f"{experiment_name(subject or tracker.newest_sweep().subject)}@champion"
-    return tracker.download_adapter(name or champion)
-
-
-def attach(base: Base, path: Path) -> Adapter:
-    """Inject the adapter of `path` into `base` with its trained weights."""
-    state, manifest = load_adapter(path)
-    adapter = inject(base.unet, manifest.config, seed=0)
-    try:
-        adapter.load_state_dict(state)
-    except BaseException:
-        adapter.eject()
-        raise
-    return adapter
+    return tracker, name or f"{experiment_name(subject or tracker.newest_sweep().subject)}@champion"

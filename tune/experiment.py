@@ -4,7 +4,6 @@
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from evals.scorer import Evaluation, Scorer, photo_images
 from evals.sheet import contact_sheet
 from krona.adapter import AdapterConfig, Projection
 from krona.adapter_file import Manifest, save_adapter
+from krona.attach import attach
 from krona.cache import Cache, default_cache_dir
 from krona.checkpoint import Base, load_base
 from krona.inject import Adapter, attention_linears, inject
@@ -25,8 +25,8 @@ from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
 from krona.subject import Subject, load_subject
 from krona.train import Record, TrainConfig, TrainData, TrainState, prepare_data, train
-from tune.adapted import attach
 from tune.config import ExperimentConfig, TrialSettings
+from tune.records import image_key
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"
@@ -222,4 +222,4 @@ def _keyed_images(evaluation: Evaluation) -> tuple[tuple[str, Image.Image], ...]
     """The first image of each prompt under a key that a tracker accepts."""
     first = dict(reversed(list(zip(evaluation.prompts, evaluation.images, strict=True))))
     ordered = dict.fromkeys(evaluation.prompts)
-    return tuple((re.sub(r"[^\w]+", "_", prompt), first[prompt]) for prompt in ordered)
+    return tuple((image_key(prompt), first[prompt]) for prompt in ordered)

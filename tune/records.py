@@ -1,6 +1,7 @@
 """What the search's processes say to each other: plain data and names, nothing heavy to load."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,11 @@ class TrialRun:
 def experiment_name(subject: str) -> str:
     """Name of a subject's experiment and of its registered model."""
     return f"krona-{subject}"
+
+
+def image_key(prompt: str) -> str:
+    """The name of a prompt's sample image in a run: only letters, digits and underscores."""
+    return re.sub(r"[^\w]+", "_", prompt)
 
 
 def resolve_tracking_uri(uri: str | None = None) -> str:

@@ -6,6 +6,8 @@ A sweep is a parent run in experiment `krona-<subject>`, each trial a child run 
 import json
 import logging
 import os
+import re
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors import safe_open
 
+from krona.card import Showcase
 from krona.errors import KronaError
 from tune.records import (
     SQLITE,
@@ -26,6 +29,7 @@ from tune.records import (
     TrialRun,
     artifact_root,
     experiment_name,
+    image_key,
 )
 
 PARENT_TAG = "mlflow.parentRunId"
@@ -35,6 +39,11 @@ SUBJECT_TAG = "krona.subject"
 STATE_TAG = "krona.state"
 CHAMPION = "champion"
 ADAPTER = "adapter/adapter.safetensors"
+SCORES = ("balance", "subject", "prompt", "clip_t", "clip_i", "dino")
+# MLflow's name of an image that was logged with a key and a step
+_IMAGE = re.compile(
+    r"images/(?P<key>\w+)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<time>\d+).*\.png$"
+)
 
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no news
@@ -196,6 +205,25 @@ class Tracker:
             raise KronaError(f"no adapter in run '{name}' of {self.uri}: {error}") from error
         return Path(path)
 
+    def showcase(self, name: str) -> Showcase:
+        """The last scores and sample images of a run or model version, as far as it has any."""
+        try:
+            run_id = self._run_id(name)
+            metrics = self._client.get_run(run_id).data.metrics
+        except MlflowException as error:
+            raise KronaError(f"no run '{name}' in {self.uri}: {error}") from error
+        scores = {score: metrics[score] for score in SCORES if score in metrics}
+        newest = _newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
+        with tempfile.TemporaryDirectory() as folder:
+            images = {
+                key: _loaded(self._client.download_artifacts(run_id, path, folder))
+                for key, path in newest.items()
+            }
+            adapter = self._client.download_artifacts(run_id, ADAPTER, folder)
+            prompts = _instance_prompts(read_manifest(Path(adapter)))
+        shown = [(prompt, images.get(image_key(prompt))) for prompt in prompts]
+        return Showcase(samples=tuple((p, i) for p, i in shown if i is not None), scores=scores)
+
     def _run_id(self, name: str) -> str:
         model, found, alias = name.partition("@")
         if not found:
@@ -225,6 +253,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="numpy") as file:
         manifest: dict[str, Any] = json.loads((file.metadata() or {}).get("krona", "{}"))
     return manifest
+
+
+def _instance_prompts(manifest: Mapping[str, Any]) -> list[str]:
+    noun = f"{manifest.get('identifier')} {manifest.get('class_noun')}"
+    return [template.replace("{}", noun) for template in manifest.get("prompts", [])]
+
+
+def _newest_images(paths: Iterable[str]) -> dict[str, str]:
+    """The path of the last logged image of each key; MLflow keeps a thumbnail beside each."""
+    found: dict[str, tuple[int, int, str]] = {}
+    for path in paths:
+        if match := _IMAGE.search(path):
+            candidate = int(match["step"]), int(match["time"]), path
+            found[match["key"]] = max(candidate, found.get(match["key"], candidate))
+    return {key: path for key, (_, _, path) in found.items()}
+
+
+def _loaded(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def _trial_run(run: Run) -> TrialRun:

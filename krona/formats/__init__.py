@@ -1,5 +1,17 @@
-"""The formats an adapter is exported to, one module each.
+"""The formats an adapter is exported to, one module each, with the same functions.
 
-write() takes an Adapter that holds the trained factors and is ejected from its base; deltas() reads
-what was written and yields (layer path, (out, in) update) as the tool named by loader() does.
+IS_FOLDER: whether it is a folder, or else one .safetensors file.
+check(adapter, base): raise KronaError if the format cannot hold it; nothing is written yet.
+write(path, adapter, base, origin): the adapter is ejected from its base.
+loader(adapter): the tool that deltas() reads with; krona itself where none is installed.
+deltas(path, adapter, base): yield (layer path, (out, in) update) as that tool applies it.
+usage(name, family): the Python that loads it, for the model card.
 """
+
+from typing import Literal
+
+ExportFormat = Literal["kohya", "lycoris", "diffusers", "peft", "lora", "merged", "merged-file"]
+
+EXPORT_KEY = "krona_export"  # a file's metadata: how it was exported, and the measured error
+MANIFEST_KEY = "krona_manifest"  # a file's metadata: the manifest of the adapter it was made from
+EXPORT_FILE = "krona.json"  # in a folder: both

@@ -6,8 +6,7 @@ alpha. SDXL layers have the path of Stability's own code: input_blocks, middle_b
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,47 +16,53 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from krona.adapter import AdapterLayer, KronLinear
-from krona.adapter_file import Manifest, read_safetensors, write_safetensors
+from krona.adapter import AdapterLayer, KronLinear, LoraLinear
+from krona.adapter_file import read_safetensors, write_safetensors
+from krona.formats import MANIFEST_KEY
+from krona.formats.original import block_path
+from krona.formats.squares import fits_lycoris
 from krona.inject import Adapter
+from krona.origin import Origin
 
 if TYPE_CHECKING:
     from krona.checkpoint import Base, Family
 
-_BLOCK = re.compile(r"^(down|mid|up)_blocks?(?:\.(\d+))?\.attentions\.(\d+)")
+IS_FOLDER = False
 
 
 def layer_name(path: str, family: "Family", layers_per_block: int) -> str:
-    """Name a diffusers layer path as kohya's tools do.
-
-    Stability's code numbers SDXL's blocks through: after conv_in, a down block is its layers and a
-    downsampler, an up block is one layer more; entry 1 of each is the attention.
-    """
+    """Name a diffusers layer path as kohya's tools do."""
     if family == "sdxl":
-        path = _BLOCK.sub(lambda match: _stability_block(match, layers_per_block + 1), path)
+        path = block_path(path, layers_per_block)
     return "lora_unet_" + path.replace(".", "_")
 
 
-def _stability_block(match: re.Match[str], stride: int) -> str:
-    side, block, layer = match[1], int(match[2] or 0), int(match[3])
-    if side == "mid":
-        return "middle_block.1"
-    if side == "down":
-        return f"input_blocks.{stride * block + layer + 1}.1"
-    return f"output_blocks.{stride * block + layer}.1"
+def check(adapter: Adapter, base: "Base") -> None:
+    """Every factorization can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: "Base", manifest: Manifest) -> None:
+def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
     """Write the adapter with its scale folded in, so that every loader applies it with 1."""
-    tensors: dict[str, Tensor] = {}
-    for name, layer in _named_layers(adapter, base).items():
-        tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(layer).items()}
-    write_safetensors(path, tensors, _metadata(tensors, base, manifest))
+    write_named(path, _named_layers(adapter, base), base, origin)
+
+
+def write_named(
+    path: Path, layers: Mapping[str, AdapterLayer], base: "Base", origin: Origin
+) -> None:
+    """Write layers under the given names, with the metadata of kohya's tools."""
+    ranks = [len(layer.down) for layer in layers.values() if isinstance(layer, LoraLinear)]
+    lora_alpha = max(ranks, default=1)
+    tensors = {
+        f"{name}.{key}": tensor
+        for name, layer in layers.items()
+        for key, tensor in _layer_tensors(layer, lora_alpha).items()
+    }
+    write_safetensors(path, tensors, _metadata(layers.values(), tensors, base, origin))
 
 
 def loader(adapter: Adapter) -> str:
     """What deltas() reads the file with: LyCORIS where it is installed and can hold the shapes."""
-    if find_spec("lycoris") and all(map(_fits_lycoris, adapter.layers.values())):
+    if find_spec("lycoris") and all(map(fits_lycoris, adapter.layers.values())):
         return f"lycoris_lora {version('lycoris_lora')}"
     return "krona"
 
@@ -65,7 +70,7 @@ def loader(adapter: Adapter) -> str:
 def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as the file's loader applies it."""
     tensors, _ = read_safetensors(path)
-    delta = _own_delta if loader(adapter) == "krona" else _lycoris_delta
+    delta = own_delta if loader(adapter) == "krona" else _lycoris_delta
     for name, (layer_path, layer) in zip(
         _named_layers(adapter, base), adapter.layers.items(), strict=True
     ):
@@ -80,25 +85,20 @@ def _named_layers(adapter: Adapter, base: "Base") -> dict[str, AdapterLayer]:
     }
 
 
-def _layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
+def _layer_tensors(layer: AdapterLayer, lora_alpha: int) -> dict[str, Tensor]:
+    """A layer's tensors, which every loader applies with the scale alpha/rank, or 1 for LoKr.
+
+    All LoRA layers get one alpha: diffusers 0.42 does not find the alphas of single layers again.
+    """
     if isinstance(layer, KronLinear):
         factors = {"lokr_w1": layer.A.detach(), "lokr_w2": layer.scale * layer.B.detach()}
         alpha = max(layer.B.shape)
     else:
-        factors = {
-            "lora_down.weight": layer.down.detach(),
-            "lora_up.weight": layer.scale * layer.up.detach(),
-        }
-        alpha = len(layer.down)
+        assert isinstance(layer, LoraLinear)
+        alpha = lora_alpha
+        up = layer.scale * len(layer.down) / alpha * layer.up.detach()
+        factors = {"lora_down.weight": layer.down.detach(), "lora_up.weight": up}
     return factors | {"alpha": torch.tensor(float(alpha))}
-
-
-def _fits_lycoris(layer: AdapterLayer) -> bool:
-    """LyCORIS derives the factors from one number f, and puts the smaller one first."""
-    if not isinstance(layer, KronLinear):
-        return True
-    (a1, a2), (b1, b2) = layer.A.shape, layer.B.shape
-    return a1 == a2 <= min(b1, b2)
 
 
 def _lycoris_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer) -> Tensor:
@@ -110,42 +110,63 @@ def _lycoris_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer
     return delta
 
 
-def _own_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer) -> Tensor:
+def own_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer) -> Tensor:
+    """A layer's update, read from its tensors without another tool."""
     if isinstance(layer, KronLinear):
         return torch.kron(tensors[f"{name}.lokr_w1"], tensors[f"{name}.lokr_w2"])
     down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
     return up @ down * (tensors[f"{name}.alpha"] / len(down))
 
 
-def _metadata(tensors: Mapping[str, Tensor], base: "Base", manifest: Manifest) -> dict[str, str]:
-    is_krona, is_v2 = manifest.kind == "krona", base.unet.config.cross_attention_dim == 1024
-    if base.family == "sdxl":
-        version_name, architecture = "sdxl_base_v1-0", "stable-diffusion-xl-v1-base"
-    elif is_v2:
-        version_name, architecture = "sd_v2", "stable-diffusion-v2-512"
-    else:
-        version_name, architecture = "sd_v1", "stable-diffusion-v1"
+def usage(name: str, family: "Family") -> str:
+    """Where its tools look for it."""
+    return f"# ComfyUI: models/loras/{name}\n# A1111: models/Lora/{name}"
+
+
+def _metadata(
+    layers: Iterable[AdapterLayer], tensors: Mapping[str, Tensor], base: "Base", origin: Origin
+) -> dict[str, str]:
+    is_lokr = any(isinstance(layer, KronLinear) for layer in layers)
+    version_name, architecture = _architecture(base)
     width = str(int(max(t.item() for name, t in tensors.items() if name.endswith(".alpha"))))
     return {
-        "ss_network_module": "lycoris.kohya" if is_krona else "networks.lora",
-        "ss_network_args": json.dumps({"algo": "lokr", "full_matrix": "True"} if is_krona else {}),
+        "ss_network_module": "lycoris.kohya" if is_lokr else "networks.lora",
+        "ss_network_args": json.dumps({"algo": "lokr", "full_matrix": "True"} if is_lokr else {}),
         "ss_network_dim": width,
         "ss_network_alpha": width,
         "ss_base_model_version": version_name,
-        "ss_v2": str(is_v2),
-        "ss_output_name": manifest.subject,
-        "ss_steps": str(manifest.steps),
-        "ss_seed": str(manifest.seed),
-        "ss_learning_rate": str(manifest.learning_rate),
+        "ss_v2": str(version_name == "sd_v2"),
+        "ss_output_name": origin.name,
         "sshs_model_hash": _model_hash(tensors),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": manifest.subject,
-        "modelspec.trigger_phrase": f"{manifest.identifier} {manifest.class_noun}",
+        "modelspec.title": origin.name,
         "modelspec.resolution": f"{base.resolution}x{base.resolution}",
         "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
-        "krona_manifest": manifest.to_json(),
+    } | _training_metadata(origin)
+
+
+def _architecture(base: "Base") -> tuple[str, str]:
+    """kohya's name of the base's version, and modelspec's of its architecture."""
+    if base.family == "sdxl":
+        return "sdxl_base_v1-0", "stable-diffusion-xl-v1-base"
+    if base.unet.config.cross_attention_dim == 1024:
+        return "sd_v2", "stable-diffusion-v2-512"
+    return "sd_v1", "stable-diffusion-v1"
+
+
+def _training_metadata(origin: Origin) -> dict[str, str]:
+    """What the adapter's file says of its training, as far as it says it."""
+    said = {"modelspec.trigger_phrase": origin.trigger_phrase} if origin.trigger_phrase else {}
+    if origin.manifest is None:
+        return said
+    manifest = origin.manifest
+    return said | {
+        "ss_steps": str(manifest.steps),
+        "ss_seed": str(manifest.seed),
+        "ss_learning_rate": str(manifest.learning_rate),
+        MANIFEST_KEY: manifest.to_json(),
     }
 
 

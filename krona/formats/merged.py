@@ -1,29 +1,43 @@
 """An adapter in; out, the whole pipeline as a diffusers folder with W' = W + scale·A ⊗ B."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import diffusers
 from torch import Tensor
 
-from krona.adapter_file import Manifest
 from krona.inject import Adapter
+from krona.origin import Origin
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base
+    from krona.checkpoint import Base, Family
 
 
-def write(path: Path, adapter: Adapter, base: "Base", manifest: Manifest) -> None:
+IS_FOLDER = True
+
+
+def check(adapter: Adapter, base: "Base") -> None:
+    """Every update can be held."""
+
+
+def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
     """Save the base's pipeline with merged weights; the base keeps its own."""
+    with merged(adapter):
+        base.pipeline().save_pretrained(path)
+
+
+@contextmanager
+def merged(adapter: Adapter) -> Iterator[None]:
+    """Have the update in the base's weights for the length of a block."""
     frozen = {layer_path: layer.base.weight for layer_path, layer in adapter.layers.items()}
     adapter.merge()
     try:
-        base.pipeline().save_pretrained(path)
+        yield
     finally:
         for layer_path, layer in adapter.layers.items():
             layer.base.weight = frozen[layer_path]
-    (path / "krona.json").write_text(manifest.to_json())
 
 
 def loader(adapter: Adapter) -> str:
@@ -35,5 +49,12 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
     """Yield each layer's merged weight less the base's."""
     unet = type(base.unet).from_pretrained(path, subfolder="unet", local_files_only=True)
     for layer_path, layer in adapter.layers.items():
-        merged = unet.get_submodule(layer_path).weight
-        yield layer_path, merged.detach().to(layer.base.weight.device) - layer.base.weight
+        weight = unet.get_submodule(layer_path).weight
+        yield layer_path, weight.detach().to(layer.base.weight.device) - layer.base.weight
+
+
+def usage(name: str, family: "Family") -> str:
+    """How it is loaded."""
+    return f"""from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{name}")"""

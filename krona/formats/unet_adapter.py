@@ -6,7 +6,6 @@ shape of A from one number f, so A must be the same f×f on every layer. LoRA, w
 """
 
 from collections.abc import Iterator
-from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,27 +14,40 @@ import torch
 from diffusers.utils import is_peft_available
 from torch import Tensor
 
-from krona.adapter import AdapterLayer, KronLinear
-from krona.adapter_file import Manifest, read_safetensors, write_safetensors
-from krona.errors import KronaError
+from krona.adapter import AdapterLayer, KronLinear, LoraLinear
+from krona.adapter_file import read_safetensors, write_safetensors
+from krona.formats import MANIFEST_KEY
+from krona.formats.squares import check_one_square
 from krona.inject import Adapter
-from krona.kron import valid_factors
+from krona.origin import Origin
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base
+    from krona.checkpoint import Base, Family
 
 _ADAPTER_NAME = "krona"
 
 
-def write(path: Path, adapter: Adapter, base: "Base", manifest: Manifest) -> None:
-    """Write the adapter with its scale folded in, or refuse a shape that diffusers cannot hold."""
-    _check_fits(adapter)
+IS_FOLDER = False
+
+
+def check(adapter: Adapter, base: "Base") -> None:
+    """Refuse a shape that diffusers cannot hold."""
+    check_one_square(adapter, "diffusers")
+
+
+def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+    """Write the adapter with its scale folded in."""
     tensors = {
         f"unet.{layer_path}.{key}": tensor
         for layer_path, layer in adapter.layers.items()
-        for key, tensor in _layer_tensors(layer).items()
+        for key, tensor in layer_tensors(layer).items()
     }
-    write_safetensors(path, tensors, {"format": "pt", "krona_manifest": manifest.to_json()})
+    write_safetensors(path, tensors, {"format": "pt"} | manifest_metadata(origin))
+
+
+def manifest_metadata(origin: Origin) -> dict[str, str]:
+    """The manifest as an entry of a file's metadata, if there is one."""
+    return {MANIFEST_KEY: origin.manifest.to_json()} if origin.manifest else {}
 
 
 def loader(adapter: Adapter) -> str:
@@ -45,27 +57,21 @@ def loader(adapter: Adapter) -> str:
 
 def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as the file's loader applies it, and leave the UNet as before."""
-    return _peft_deltas(path, adapter, base) if is_peft_available() else _own_deltas(path, adapter)
+    if is_peft_available():
+        return _peft_deltas(path, adapter, base)
+    return own_deltas(path, adapter, "unet")
 
 
-def _check_fits(adapter: Adapter) -> None:
-    layers = [layer for layer in adapter.layers.values() if isinstance(layer, KronLinear)]
-    shapes = sorted({(layer.A.shape[0], layer.A.shape[1]) for layer in layers})
-    if not layers or (len(shapes) == 1 and shapes[0][0] == shapes[0][1]):
-        return
-    valid = valid_factors((layer.base.out_features, layer.base.in_features) for layer in layers)
-    mean_log = sum(log(a1 * a2) for a1, a2 in shapes) / len(shapes)
-    f = min((a1 for a1, a2 in valid if a1 == a2), key=lambda f: abs(2 * log(f) - mean_log))
-    raise KronaError(
-        f"diffusers loads one square factor for all layers, and this adapter has "
-        f"{', '.join(map(str, shapes))}; the nearest that fits is ({f}, {f}). "
-        "The kohya and merged formats hold the adapter as it is"
-    )
+def usage(name: str, family: "Family") -> str:
+    """How it is loaded."""
+    return f"""pipe.unet.load_lora_adapter("{name}", prefix="unet")  # diffusers >= 0.42"""
 
 
-def _layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
+def layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
+    """A layer's tensors as PEFT names them, with the scale folded in."""
     if isinstance(layer, KronLinear):
         return {"lokr_w1": layer.A.detach(), "lokr_w2": layer.scale * layer.B.detach()}
+    assert isinstance(layer, LoraLinear)
     return {
         "lora_A.weight": layer.down.detach(),
         "lora_B.weight": layer.scale * layer.up.detach(),
@@ -82,10 +88,11 @@ def _peft_deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[s
         base.unet.unload_lora()
 
 
-def _own_deltas(path: Path, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+def own_deltas(path: Path, adapter: Adapter, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield each layer's update, read from tensors in PEFT's naming without another tool."""
     tensors, _ = read_safetensors(path)
     for layer_path, layer in adapter.layers.items():
-        name = f"unet.{layer_path}"
+        name = f"{prefix}.{layer_path}"
         if isinstance(layer, KronLinear):
             yield layer_path, torch.kron(tensors[f"{name}.lokr_w1"], tensors[f"{name}.lokr_w2"])
         else:

@@ -1,5 +1,6 @@
 """Random checkpoints shaped like SD 1.5, SD 2 (v-prediction) and SDXL, small enough for seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from torch import Tensor
+from trained import save_random
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from krona.adapter import AdapterConfig
 from krona.cache import Cache
 from krona.checkpoint import Base, load_base
 
@@ -174,6 +178,17 @@ def sd2(tiny_sd2: Path) -> Base:
 def sdxl(tiny_sdxl: Path) -> Base:
     """The SDXL-shaped base; eject what you inject."""
     return load_base(tiny_sdxl)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., tuple[Path, Tensor]]:
+    """Save an adapter of random factors; return its file and its base's prediction with it."""
+
+    def save(base: Base, config: AdapterConfig, **changes: Any) -> tuple[Path, Tensor]:
+        path = tmp_path / "adapter.safetensors"
+        return path, save_random(base, config, path, **changes)
+
+    return save
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from lycoris import create_lycoris_from_weights
 from lycoris.kohya import LycorisNetworkKohya, create_network_from_weights
 from safetensors import safe_open
 from safetensors.torch import load_file
+from trained import assert_close, assert_untouched, make_manifest, predict, snapshot
 
 from krona.adapter import AdapterConfig
 from krona.adapter_file import Manifest, load_adapter, save_adapter
@@ -34,73 +35,6 @@ SDXL_SHAPE = {
 @pytest.fixture(params=["sd", "sd2", "sdxl"])
 def base(request):
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def train(tmp_path):
-    """Save an adapter of random factors, and return its file and its base's prediction with it."""
-
-    def save(base, config, **changes):
-        adapter = inject(base.unet, config, seed=0)
-        generator = torch.Generator().manual_seed(1)
-        for parameter in adapter.parameters():
-            parameter.data.normal_(std=0.1, generator=generator)
-        expected = predict(base.unet)
-        adapter.eject()
-        path = tmp_path / "adapter.safetensors"
-        save_adapter(path, adapter.state_dict(), make_manifest(base, config, **changes))
-        assert (expected - predict(base.unet)).abs().max() > 1e-2
-        return path, expected
-
-    return save
-
-
-def make_manifest(base, config, **changes):
-    values = {
-        "config": config,
-        "base_model": base.source,
-        "base_hash": base.content_hash,
-        "family": base.family,
-        "prediction_type": base.prediction_type,
-        "subject": "duck",
-        "class_noun": "toy",
-        "identifier": "sks",
-        "prompts": ("a {}",),
-        "steps": 10,
-        "seed": 0,
-        "learning_rate": 1e-3,
-    }
-    return Manifest(**values | changes)
-
-
-@torch.no_grad()
-def predict(unet):
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, 4, 8, 8, generator=generator)
-    text = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator)
-    added = {}
-    if unet.config.addition_embed_type:
-        width = unet.config.projection_class_embeddings_input_dim - 6 * 8
-        added = {"text_embeds": torch.ones(2, width), "time_ids": torch.ones(2, 6)}
-    step = torch.tensor([3, 700])
-    return unet(latents, step, text, added_cond_kwargs=added, return_dict=False)[0]
-
-
-def snapshot(unet):
-    return dict(unet.named_modules()), {k: v.clone() for k, v in unet.state_dict().items()}
-
-
-def assert_untouched(unet, before):
-    modules, state = before
-    assert dict(unet.named_modules()) == modules
-    assert all(torch.equal(value, state[name]) for name, value in unet.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in unet.parameters())
-
-
-def assert_close(got, expected):
-    error = ((got - expected).norm() / expected.norm()).item()
-    print(f"relative error of the prediction: {error:.2g}")
-    assert error < 1e-5
 
 
 def diffusers_names(tensors, unet):
@@ -158,7 +92,7 @@ def test_kohya_export_loads_back_equal_and_leaves_the_base_alone(base, train, tm
     print(report)
     assert (report.path, report.format) == (output, "kohya")
     assert report.rel_error < 1e-6
-    assert list(output.parent.iterdir()) == [output]
+    assert {entry.name for entry in output.parent.iterdir()} == {"duck.safetensors", "README.md"}
     assert_untouched(base.unet, before)
 
 
@@ -327,7 +261,7 @@ def test_export_that_loads_back_wrong_keeps_the_old_file(sd, train, tmp_path, mo
     monkeypatch.setattr(
         kohya,
         "_layer_tensors",
-        lambda layer: {key: 1.001 * tensor for key, tensor in right(layer).items()},
+        lambda *layer: {key: 1.001 * tensor for key, tensor in right(*layer).items()},
     )
     with pytest.raises(KronaError, match="the kohya export loads back wrong"):
         export_adapter(path, base=sd, format="kohya", output=output)
@@ -358,9 +292,12 @@ def test_wrong_base_is_refused_and_left_alone(sd, sdxl, train, tmp_path):
         export_adapter(path, base=sdxl, format="kohya", output=output)
     before = snapshot(sdxl.unet)
     path, _ = train(sd, SQUARE, family="sdxl", base_model="another")
-    with pytest.raises(KronaError, match=r"does not fit .* \(it was trained on another\): "):
+    with pytest.raises(KronaError, match=r"was trained on another, whose .* \(--any-base\)"):
         export_adapter(path, base=sdxl, format="kohya", output=output)
+    with pytest.raises(KronaError, match=r"does not fit .* \(it was trained on another\): "):
+        export_adapter(path, base=sdxl, format="kohya", output=output, is_any_base=True)
     assert_untouched(sdxl.unet, before)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_half_precision_base_is_refused(sd, train, tmp_path):

@@ -40,6 +40,7 @@ def test_square_factors_alone_load_in_lycoris_and_diffusers(
         "ComfyUI": True,
         "LyCORIS": lycoris,
         "diffusers": diffusers,
+        "PEFT": diffusers,
         "whatever": True,
     }
 

@@ -9,25 +9,29 @@ def evaluate(
     adapters: tyro.conf.Positional[tuple[str, ...]],
     experiment: ExperimentConfig,
     *,
+    any_base: bool = False,
     tracking_uri: str | None = None,
 ) -> None:
     """Score adapters on one subject: CLIP-T, CLIP-I, DINO with standard errors, and balance.
 
     Args:
         adapters: Adapter files, or the MLflow runs that hold them.
+        any_base: Accept adapters that were trained on another base.
         tracking_uri: MLflow store of the runs [default: $MLFLOW_TRACKING_URI or
             sqlite:///mlflow.db].
     """
     from rich.console import Console
     from rich.table import Table
 
-    from tune.adapted import attach, find_adapter
+    from krona.attach import attach
+    from tune.adapted import find_adapter
     from tune.experiment import Resident
 
     resident = Resident.load(experiment)
     rows = {"base, no adapter": resident.scorer.evaluate(resident.base)}
     for name in adapters:
-        attached = attach(resident.base, find_adapter(name, tracking_uri=tracking_uri))
+        path = find_adapter(name, tracking_uri=tracking_uri)
+        attached = attach(resident.base, path, is_any_base=any_base)
         try:
             rows[name] = resident.scorer.evaluate(resident.base)
         finally:

@@ -1,42 +1,54 @@
 """`krona export`: an adapter in the form that another tool loads."""
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
+
+from krona.formats import ExportFormat
 
 
 def export(
     run: tyro.conf.Positional[str | None] = None,
     *,
-    format: Literal["kohya", "diffusers", "merged"] = "kohya",
+    format: ExportFormat = "kohya",
+    rank: int | None = None,
     output: Path | None = None,
     subject: str | None = None,
     base: str | None = None,
+    any_base: bool = False,
     tracking_uri: str | None = None,
 ) -> None:
-    """Write an adapter for another tool, load it back and print the error.
+    """Write an adapter for another tool, load it back, print the error; a model card lies beside.
 
     Args:
-        run: MLflow run or adapter file [default: the subject's champion].
-        format: kohya (ComfyUI, A1111, LyCORIS), diffusers (load_lora_adapter), or merged (a whole
-            pipeline folder).
-        output: File or folder to write [default: exports/SUBJECT-FORMAT].
+        run: MLflow run or adapter file [default: the subject's champion]. Krona's own, LoKr in
+            kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
+        format: kohya (ComfyUI, A1111, LyCORIS), lycoris (create_lycoris_from_weights), diffusers
+            (load_lora_adapter), peft (a folder), lora (any tool that loads LoRA), merged (a whole
+            pipeline folder), or merged-file (a whole checkpoint in one file).
+        rank: Of the lora format; what it loses is measured [default: as much as is exact].
+        output: File or folder to write [default: in exports/SUBJECT-FORMAT].
         subject: Whose champion [default: that of the newest sweep].
         base: Checkpoint the adapter was trained on [default: as its manifest says].
+        any_base: Accept another base than that one.
         tracking_uri: MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db].
     """
-    from krona.adapter_file import load_adapter
+    from krona.attach import read_origin
     from krona.checkpoint import load_base
-    from krona.export import export_adapter
-    from tune.adapted import find_adapter
+    from krona.export import default_output, export_adapter
+    from tune.adapted import base_of, find_adapter, find_showcase
 
     path = find_adapter(run, subject=subject, tracking_uri=tracking_uri)
-    manifest = load_adapter(path)[1]
-    suffix = "" if format == "merged" else ".safetensors"
-    target = output or Path("exports") / f"{manifest.subject}-{format}{suffix}"
-    loaded = load_base(base or manifest.base_model)
-    report = export_adapter(path, base=loaded, format=format, output=target)
+    origin = read_origin(path)
+    report = export_adapter(
+        path,
+        base=load_base(base_of(path, origin, base)),
+        format=format,
+        output=output or default_output(origin.name, format),
+        rank=rank,
+        is_any_base=any_base,
+        showcase=find_showcase(run, subject=subject, tracking_uri=tracking_uri),
+    )
     print(
         f"{report.path}: loaded back by {report.loaded_by}, "
         f"max abs error {report.max_abs_error:.1e}, relative error {report.rel_error:.1e}"

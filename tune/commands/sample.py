@@ -10,6 +10,7 @@ def sample(
     *,
     adapter: str | None = None,
     base: str | None = None,
+    any_base: bool = False,
     output: Path = Path("samples"),
     images_per_prompt: int = 4,
     sampling_steps: int = 20,
@@ -22,7 +23,9 @@ def sample(
     Args:
         prompts: What to draw: "a {} on the beach".
         adapter: Adapter file, or the MLflow run that holds it [default: none, the plain base].
+            Krona's own, LoKr in kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
         base: Checkpoint [default: the one the adapter was trained on, else toyland].
+        any_base: Accept another base than the one the adapter was trained on.
         output: Folder that gets one PNG for each image, and sheet.png with all of them.
         images_per_prompt: Images for each prompt.
         sampling_steps: Denoising steps of the sampler.
@@ -35,7 +38,7 @@ def sample(
     from krona import sample as sampling
     from tune.adapted import load_adapted
 
-    adapted = load_adapted(adapter, base=base, tracking_uri=tracking_uri)
+    adapted = load_adapted(adapter, base=base, is_any_base=any_base, tracking_uri=tracking_uri)
     filled = [prompt.replace("{}", adapted.subject_noun) for prompt in prompts]
     images = sampling.sample(
         adapted.base,

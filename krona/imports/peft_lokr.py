@@ -1,0 +1,79 @@
+"""A LoKr in PEFT's naming and a base in; Kronecker layers out.
+
+A folder has alpha/r in its config. A bare file for diffusers (`unet.<path>.lokr_w1`) has it folded
+into whole factors; one with products and no config is refused, since its scale is unknown.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from krona.adapter import AdapterLayer
+from krona.errors import KronaError
+from krona.imports.lokr import (
+    attention_block_linears,
+    by_layer,
+    check_known,
+    factor,
+    kron_layer,
+    lora_dim,
+)
+
+if TYPE_CHECKING:
+    from krona.checkpoint import Base
+
+_DEFAULT = 8.0  # PEFT's own, of both
+_PREFIXES = ("base_model.model.", "unet.")
+
+
+def reads(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file of these names is of this kind."""
+    return any(name.startswith(_PREFIXES) and ".lokr_w1" in name for name in tensors)
+
+
+def layers(
+    tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
+) -> dict[str, AdapterLayer]:
+    """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
+    linears = attention_block_linears(base.unet)
+    read = {_path(name): parts for name, parts in by_layer(tensors).items()}
+    check_known(read, linears)
+    if not config and any(lora_dim(parts) for parts in read.values()):
+        raise KronaError(
+            "its factors are products of unknown scale; give the folder with its config"
+        )
+    return {
+        path: kron_layer(
+            path,
+            linears[path],
+            factor(path, parts, 1),
+            _scale(path, config) * factor(path, parts, 2),
+        )
+        for path, parts in read.items()
+    }
+
+
+def _path(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _scale(path: str, config: Mapping[str, Any]) -> float:
+    if not config:
+        return 1.0
+    alpha, rank = _setting(path, config, "alpha"), _setting(path, config, "r")
+    if rank <= 0:
+        raise KronaError(f"the config's r={rank:g} is not positive")
+    return alpha / rank
+
+
+def _setting(path: str, config: Mapping[str, Any], name: str) -> float:
+    """alpha or r of a layer, which a pattern (the end of its path) may set apart."""
+    patterns = config.get({"alpha": "alpha_pattern", "r": "rank_pattern"}[name]) or {}
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
+            return float(value)
+    return float(config.get(name, _DEFAULT))
