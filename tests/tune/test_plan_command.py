@@ -51,5 +51,5 @@ def test_json_and_the_table_tell_the_same_numbers(capsys: pytest.CaptureFixture[
         f"rank {told['lora_rank']}",
     ):
         assert number in printed
-    assert [row["does_load"] for row in told["loaders"]] == [True] * 4
+    assert [row["does_load"] for row in told["loaders"]] == [True] * 7
     assert printed.count("loads") >= 4
