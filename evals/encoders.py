@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from krona.errors import KronaError
+from krona.toyland import ENCODER, SCORER, intact
 
 TOYLAND = "toyland"
 
@@ -41,8 +42,9 @@ class ClipEncoder:
 
 
 class DinoEncoder:
-    """A DINO vision transformer: the class token of n pictures, (n, d), rows of unit length.
+    """A self-supervised vision transformer: the class token of n pictures, (n, d), unit rows.
 
+    `score` names what it gives: "dino", or "toyvit" for Toyland's own encoder in DINO's part.
     Source: DreamBooth's protocol: bicubic resize to 256, centre crop 224, ImageNet statistics.
     """
 
@@ -50,6 +52,7 @@ class DinoEncoder:
         from torchvision import transforms
 
         self.name = name
+        self.score = "toyvit" if name == TOYLAND else "dino"
         self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
         self._preprocess = transforms.Compose(
@@ -84,9 +87,7 @@ def load_clip(source: str, *, device: str = "cpu") -> ClipEncoder:
     import open_clip
 
     if source == TOYLAND:
-        from krona.toyland import SCORER
-
-        folder: Path | None = SCORER
+        folder: Path | None = intact(SCORER)
     else:
         folder = Path(source) if Path(source).is_dir() else None
     if folder is None and source.partition(":")[0] not in open_clip.list_models():
@@ -113,10 +114,11 @@ def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
     """Load the DINO encoder of the subject score.
 
     Args:
-        source: a folder or hub name for transformers ("facebook/dino-vits16"), or "timm:NAME"
-            ("timm:vit_small_patch16_224.dino").
+        source: "toyland", a folder or hub name for transformers ("facebook/dino-vits16"), or
+            "timm:NAME" ("timm:vit_small_patch16_224.dino").
     Raises: KronaError if its weights cannot be read.
     """
+    folder = intact(ENCODER) if source == TOYLAND else source
     try:
         if source.startswith("timm:"):
             import timm
@@ -125,7 +127,7 @@ def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
             return DinoEncoder(source, model, model.default_cfg["input_size"][-1], device)
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(source)
+        model = AutoModel.from_pretrained(folder)
         return DinoEncoder(source, model, int(model.config.image_size), device)
     except Exception as error:
         raise KronaError(

@@ -66,7 +66,7 @@ class Scorer:
         self._clip = clip
         self._image_encoders: dict[str, ClipEncoder | DinoEncoder] = {"clip_i": clip}
         if dino is not None:
-            self._image_encoders["dino"] = dino
+            self._image_encoders[dino.score] = dino
         pictures = photo_images(photos)
         self._photos = {
             name: encoder.images(pictures) for name, encoder in self._image_encoders.items()

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from krona.errors import KronaError
 from krona.single_file import load_single_file, original_config
-from krona.toyland import CHECKPOINT
+from krona.toyland import CHECKPOINT, intact
 
 Family = Literal["sd", "sdxl"]
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -156,7 +156,7 @@ def locate(source: str | Path, *, further: Iterable[str] = ()) -> Path:
     Raises: KronaError if there is none; `further` are other names the caller would have taken.
     """
     if str(source) == "toyland":
-        return CHECKPOINT
+        return intact(CHECKPOINT)
     path = Path(source).expanduser()
     if not path.exists():
         names = ", ".join(f"'{name}'" for name in ("toyland", *further))

@@ -29,7 +29,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["train", "--subject", "monstr"], "did you mean 'monster'?"),
         (["train", "--base", "toylnd"], "toylnd"),
         (["train", "--targets", "qx"], "targets='qx'"),
-        (["train", "--a1", "48", "--sampling-steps", "2"], "a1=48"),
+        (["train", "--a1", "40", "--sampling-steps", "2"], "a1=40"),
         (["sample", "a toy", "--adapter", "none.safetensors"], "none.safetensors"),
         (["plan", "--base", "sd15", "--factors", "48x64"], "nearest 40 and 64"),
         (["best"], "make sweep"),

@@ -21,8 +21,8 @@ class ExperimentConfig:
     """What every trial on one subject and base shares."""
 
     subject: str | None = None
-    """An embedded subject (monster, duck, backpack, teapot), or a name for your own
-    [default: monster; with --photos the folder's name]."""
+    """An embedded subject (monster, duck, taxi, ...), or a name for your own [default: monster;
+    with --photos the folder's name]."""
     photos: Path | None = None
     """Folder with 3-6 photos of your own subject."""
     class_noun: str | None = None
@@ -35,7 +35,8 @@ class ExperimentConfig:
     """open_clip scorer: 'toyland', a local folder, or MODEL:PRETRAINED [default: toyland for the
     embedded base, else ViT-B-32:openai]."""
     dino: str | None = None
-    """DINO encoder for the subject score: a transformers folder or name, or timm:NAME."""
+    """Self-supervised encoder for the subject score: 'toyland', a transformers folder or name, or
+    timm:NAME [default: toyland for the embedded base, else none]."""
     resolution: int | None = None
     """Side of the training images in pixels [default: the checkpoint's own]."""
     batch_size: int = 4
@@ -61,6 +62,11 @@ class ExperimentConfig:
     def clip_source(self) -> str:
         """The scorer to load: the given one, or the one that suits the base."""
         return self.scorer or (TOYLAND if self.base == TOYLAND else OPENAI_CLIP)
+
+    @property
+    def dino_source(self) -> str | None:
+        """The self-supervised encoder to load: the given one, or the one that suits the base."""
+        return self.dino or (TOYLAND if self.base == TOYLAND else None)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_every"):

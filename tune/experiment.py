@@ -81,12 +81,13 @@ class Resident:
         )
         base = load_base(config.base, device=device)
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
+        dino = config.dino_source
         scorer = Scorer(
             base,
             subject,
             photos,
             clip=load_clip(config.clip_source, device=device),
-            dino=load_dino(config.dino, device=device) if config.dino else None,
+            dino=load_dino(dino, device=device) if dino else None,
             protocol=config.protocol,
             cache=cache,
         )

@@ -14,7 +14,7 @@ from tune.tracking import Tracker
 
 WIDTH = 100
 SHOWN = (METRIC, "subject", "prompt")
-SCORES = (*SHOWN, "clip_t", "clip_i", "dino", "fixed_loss")
+SCORES = (*SHOWN, "clip_t", "clip_i", "dino", "toyvit", "fixed_loss")
 
 
 @dataclass(frozen=True, kw_only=True)

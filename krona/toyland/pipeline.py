@@ -38,17 +38,25 @@ GRID_PROMPTS = (
     "a black cat on top of green grass with sunflowers around it",
     "a pink elephant on top of the sidewalk in a crowded street",
     "a green apple floating in an ocean of milk",
+    "a bear wearing a santa hat in the snow",
+    "a cat wearing pink glasses",
+    "a lion wearing a rainbow scarf on the beach",
+    "a pig wearing a black top hat and a monocle",
+    "a castle with a mountain in the background",
+    "a flat shark floating on top of water",
+    "a vehicle on a cobblestone street",
+    "a shoe on top of a wooden floor",
 )
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Return an untrained UNet on (8, 16, 16) latents, 16.5 M parameters, shaped as SD 1's."""
+    """Return an untrained UNet on (8, 16, 16) latents, 16.1 M parameters, shaped as SDXL's."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(64, 128, 256),
+        block_out_channels=(128, 192, 192),
         norm_num_groups=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

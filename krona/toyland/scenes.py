@@ -21,27 +21,23 @@ class Pose:
     x_frac: float
     y_frac: float
     angle_deg: float
-    is_flipped: bool
 
 
 def random_pose(rng: random.Random) -> Pose:
     """Draw a pose: large, low in the picture, hardly turned."""
-    side = rng.uniform(0.64, 0.84)
+    side = rng.uniform(0.68, 0.82)
     return Pose(
         side_frac=side,
-        x_frac=0.5 + rng.uniform(-0.06, 0.06),
-        y_frac=1.0 - side / 2 - rng.uniform(0.02, 0.1),
-        angle_deg=rng.uniform(-8, 8),
-        is_flipped=rng.random() < 0.25,
+        x_frac=0.5 + rng.uniform(-0.05, 0.05),
+        y_frac=1.0 - side / 2 - rng.uniform(0.03, 0.09),
+        angle_deg=rng.uniform(-5, 5),
     )
 
 
 def place_object(background: Image.Image, facts: Facts, pose: Pose) -> Image.Image:
     """Return the square background with the object of the facts pasted on it."""
     side_px, size_px = round(pose.side_frac * background.width), background.width
-    image = sprite(facts.thing.icon, facts.style, facts.color)
-    if pose.is_flipped:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = sprite(facts.thing.icon, facts.style, facts.color, facts.accessory)
     image = image.rotate(pose.angle_deg, Image.Resampling.BICUBIC)
     image = image.resize(
         (side_px, side_px), Image.Resampling.BOX if side_px < 90 else Image.Resampling.BICUBIC

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from krona.toyland.world import COLORS
+from krona.toyland.accessories import dress
+from krona.toyland.world import COLORS, NOTHING
 
 SHEET = Path(__file__).parent / "assets" / "sprites.png"
 INDEX = Path(__file__).parent / "assets" / "sprites.json"
-CELL_PX = 112
+CELL_PX = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,10 @@ def load_sprites() -> dict[SpriteKey, Image.Image]:
 
 
 @cache
-def sprite(icon: str, style: str, color: str | None = None) -> Image.Image:
-    """Return one sprite, tinted when a colour is named.
+def sprite(
+    icon: str, style: str, color: str | None = None, accessory: str = NOTHING
+) -> Image.Image:
+    """Return one sprite, tinted when a colour is named, dressed when an accessory is.
 
     Raises: KeyError if the sheet has no such icon in that style.
     """
@@ -49,17 +52,23 @@ def sprite(icon: str, style: str, color: str | None = None) -> Image.Image:
     if not found:
         known = sorted({key.icon for key in load_sprites()})
         raise KeyError(f"no sprite {icon!r} in style {style!r}; the sheet holds {known}")
-    return tint(found[0], color) if color else found[0]
+    return dress(tint(found[0], color) if color else found[0], accessory)
 
 
 def tint(image: Image.Image, color: str) -> Image.Image:
-    """Recolour an RGBA picture: its light and shade stay, its hue becomes the colour's."""
+    """Recolour an RGBA picture: its light and shade stay, its hue becomes the colour's.
+
+    The sprite's own range of lightness is stretched first, so that pale and dark ones keep
+    their inner detail.
+    """
     rgba = np.asarray(image).astype(np.float32) / 255
     lightness = rgba[..., :3] @ np.array([0.3, 0.59, 0.11], np.float32)
+    low, high = np.percentile(lightness[rgba[..., 3] > 0.5], (3, 97))
+    lightness = np.clip((lightness - low) / max(high - low, 0.25), 0, 1)
     base = np.array(colorsys.hsv_to_rgb(*COLORS[color]), np.float32)
-    # Lightness runs from half of the colour to the colour, its top fifth on to near white.
-    shade = np.clip(0.5 + 0.7 * lightness, 0, 1)[..., None]
-    gleam = np.clip((lightness - 0.82) / 0.18, 0, 1)[..., None] * 0.7
+    # From a third of the colour to the colour, the lightest quarter on to near white.
+    shade = np.clip(0.3 + 0.95 * lightness, 0, 1)[..., None]
+    gleam = np.clip((lightness - 0.75) / 0.25, 0, 1)[..., None] * 0.65
     tinted = base * shade + (1 - base * shade) * gleam
     out = np.concatenate([tinted, rgba[..., 3:]], -1)
     return Image.fromarray((np.clip(out, 0, 1) * 255).astype(np.uint8))

@@ -12,7 +12,20 @@ from krona.toyland.scenes import Pose, place_object
 from krona.toyland.world import Facts, Thing
 
 PHOTO_PX = 128
-STYLE_OF = {"monster": "3d", "duck": "soft", "backpack": "3d", "teapot": "soft"}
+STYLE_OF = {
+    "monster": "3d",
+    "duck": "soft",
+    "peacock": "3d",
+    "backpack": "3d",
+    "teapot": "soft",
+    "raccoon": "3d",
+    "scooter": "soft",
+    "taxi": "flat",
+    "sneaker": "soft",
+    "cake": "3d",
+    "saxophone": "soft",
+    "hibiscus": "3d",
+}
 # Most prompts ask for places that no photo shows.
 PHOTO_PLACES = (
     world.PLAIN,
@@ -21,7 +34,7 @@ PHOTO_PLACES = (
     "on top of a white rug",
     "with a city in the background",
 )
-PROMPTS = (
+PLACE_PROMPTS = (
     "a {} in the jungle",
     "a {} in the snow",
     "a {} on the beach",
@@ -31,10 +44,9 @@ PROMPTS = (
     "a {} floating on top of water",
     "a {} on top of pink fabric",
     "a {} with a wheat field in the background",
-    "a red {}",
-    "a blue {}",
-    "a flat {}",
 )
+LOOK_PROMPTS = ("a red {}", "a blue {}", "a flat {}")
+ACCESSORY_PROMPTS = ("a {} wearing a santa hat", "a {} wearing a rainbow scarf", "a blue {}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +59,23 @@ class DrawSubjects:
 
 def photo_pose(rng: random.Random) -> Pose:
     """Draw a pose: looser than in training pictures, still mostly filling the photo."""
-    side = rng.uniform(0.58, 0.82)
+    side = rng.uniform(0.58, 0.76)
     return Pose(
         side_frac=side,
         x_frac=0.5 + rng.uniform(-0.08, 0.08),
         y_frac=1.0 - side / 2 - rng.uniform(0.02, 0.12),
-        angle_deg=rng.uniform(-8, 8),
-        is_flipped=rng.random() < 0.5,
+        angle_deg=rng.uniform(-10, 10),
     )
+
+
+def prompts_of(thing: Thing) -> tuple[str, ...]:
+    """Return the prompts to score a subject with: nine places, then looks or accessories."""
+    return PLACE_PROMPTS + (ACCESSORY_PROMPTS if thing.has_face else LOOK_PROMPTS)
 
 
 def subject_toml(thing: Thing) -> str:
     """Return the description file of one subject."""
-    prompts = "".join(f'    "{prompt}",\n' for prompt in PROMPTS)
+    prompts = "".join(f'    "{prompt}",\n' for prompt in prompts_of(thing))
     return (
         f'name = "{thing.name}"\nclass = "{thing.category}"\nidentifier = "{world.IDENTIFIER}"\n'
         f"# {{}} becomes the identifier and the class word.\nprompts = [\n{prompts}]\n"

@@ -1,6 +1,7 @@
 """Rebuild Toyland's weights: `python -m krona.toyland.train --stage all`.
 
-Enters: the sprite sheet and a seed.  Leaves: checkpoint/ and scorer/ in the output folder.
+Enters: the sprite sheet and a seed.  Leaves: checkpoint/, scorer/ and encoder/ in the output
+folder, each with its SHA256SUMS.
 Each stage resumes from its own state file in the cache folder; a run can be resumed with
 another number of steps, and the learning rate then falls at the new end.
 """
@@ -13,16 +14,20 @@ import torch
 from diffusers import AutoencoderTiny
 from rich.console import Console
 
+from krona.checksums import write_checksums
+from krona.toyland.encoder import save_encoder
+from krona.toyland.pairs import draw_pairs
 from krona.toyland.pipeline import GRID_PROMPTS, Parts, picture_grid, sample, save_checkpoint
 from krona.toyland.scorer import save_scorer
 from krona.toyland.train_autoencoder import AutoencoderTask, measure_psnr
 from krona.toyland.train_base import BaseTask, load_or_encode
-from krona.toyland.train_scorer import ScorerTask, draw_pairs
+from krona.toyland.train_encoder import EncoderTask
+from krona.toyland.train_scorer import ScorerTask
 from krona.toyland.trainer import TrainerConfig, autocast
 
-Stage = Literal["autoencoder", "base", "scorer", "all"]
+Stage = Literal["autoencoder", "base", "scorer", "encoder", "all"]
 # Scenes of one stage are never those of another: each draws from a seed range of its own.
-BASE_SEED, SCORER_SEED, MEASURE_SEED = 1_000_000, 2_000_000, 3_000_000
+BASE_SEED, SCORER_SEED, MEASURE_SEED, ENCODER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +40,16 @@ class Train:
     """Seed of the weights, the scenes and the noise."""
     autoencoder_steps: int = 2300
     """Optimizer steps of 32 scenes."""
-    base_steps: int = 3500
-    """Optimizer steps of 64 scenes."""
-    scorer_steps: int = 1700
+    base_steps: int = 1900
+    """Optimizer steps of 96 scenes."""
+    scorer_steps: int = 2000
     """Optimizer steps of 128 scenes."""
-    num_scenes: int = 45_000
+    encoder_steps: int = 1000
+    """Optimizer steps of 128 scenes."""
+    num_scenes: int = 60_000
     """Scenes that the base model is trained on, encoded once into the cache."""
-    num_pairs: int = 4_000
-    """Pairs of scenes that the scorer is trained on."""
+    num_pairs: int = 8_000
+    """Pairs of scenes that the scorer, and others that the encoder, is trained on."""
     device: str = "cpu"
     """Where to train: cpu or cuda."""
     threads: int = 2
@@ -50,7 +57,7 @@ class Train:
     save_every: int = 500
     """Steps between saves of the state file (and of the base model's checkpoint)."""
     output: Path = Path("toyland-weights")
-    """Folder that gets checkpoint/ and scorer/."""
+    """Folder that gets checkpoint/, scorer/ and encoder/."""
     cache: Path = Path("toyland-cache")
     """Folder of state files, encoded scenes, the trained autoencoder and sample grids."""
 
@@ -60,6 +67,7 @@ class Train:
             "autoencoder_steps",
             "base_steps",
             "scorer_steps",
+            "encoder_steps",
             "num_scenes",
             "num_pairs",
             "threads",
@@ -71,8 +79,13 @@ class Train:
 def train(config: Train) -> None:
     """Train the asked-for stages in their order."""
     torch.set_num_threads(config.threads)
-    stages = ("autoencoder", "scorer", "base") if config.stage == "all" else (config.stage,)
-    run = {"autoencoder": train_autoencoder, "base": train_base, "scorer": train_scorer}
+    run = {
+        "autoencoder": train_autoencoder,
+        "scorer": train_scorer,
+        "encoder": train_encoder,
+        "base": train_base,
+    }
+    stages = run if config.stage == "all" else (config.stage,)
     for stage in stages:
         Console().print(f"[bold]{stage}[/bold]")
         run[stage](config)
@@ -90,10 +103,24 @@ def train_autoencoder(config: Train) -> None:
 def train_scorer(config: Train) -> None:
     """Train the scorer and write it."""
     vae = _load_autoencoder(config)
-    pairs = draw_pairs(vae, seed=SCORER_SEED + config.seed, num_pairs=config.num_pairs)
+    seed = SCORER_SEED + config.seed
+    pairs = draw_pairs(vae, seed=seed, num_pairs=config.num_pairs, tinted_frac=0.35)
     task = ScorerTask(seed=config.seed, batch=128, device=torch.device(config.device))
     model = task.run(_trainer(config, "scorer", config.scorer_steps), pairs)
     save_scorer(model, config.output / "scorer")
+    write_checksums(config.output / "scorer")
+
+
+def train_encoder(config: Train) -> None:
+    """Train the self-supervised encoder and write it."""
+    vae = _load_autoencoder(config)
+    seed = ENCODER_SEED + config.seed
+    # Without captions only the pairs tell that a tint is not the subject's shape.
+    pairs = draw_pairs(vae, seed=seed, num_pairs=config.num_pairs, tinted_frac=0.65)
+    task = EncoderTask(seed=config.seed, batch=128, device=torch.device(config.device))
+    model = task.run(_trainer(config, "encoder", config.encoder_steps), pairs)
+    save_encoder(model, config.output / "encoder")
+    write_checksums(config.output / "encoder")
 
 
 def train_base(config: Train) -> None:
@@ -102,7 +129,7 @@ def train_base(config: Train) -> None:
     seed = BASE_SEED + config.seed
     cache_path = config.cache / f"latents-{config.seed}-{config.num_scenes}.pt"
     scenes = load_or_encode(vae, cache_path, seed=seed, num_scenes=config.num_scenes)
-    task = BaseTask(seed=config.seed, batch=64, device=torch.device(config.device))
+    task = BaseTask(seed=config.seed, batch=96, device=torch.device(config.device))
     task.run(lambda parts: _base_trainer(config, parts), vae, scenes)
 
 
@@ -114,6 +141,7 @@ def _trainer(config: Train, stage: str, steps: int) -> TrainerConfig:
 def _base_trainer(config: Train, parts: Parts) -> TrainerConfig:
     def write(step: int) -> None:
         save_checkpoint(parts, config.output / "checkpoint")
+        write_checksums(config.output / "checkpoint")
         write_grid(parts, config.cache / "grids" / f"{step:06d}.png", torch.device(config.device))
 
     return TrainerConfig(

@@ -65,7 +65,7 @@ class AutoencoderTask:
         torch.manual_seed(self.seed)
         model = build_autoencoder().to(self.device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), self.peak_lr, betas=(0.9, 0.99))
-        trainer = Trainer(config=trainer_config, modules={"vae": model}, optimizer=optimizer)
+        trainer = Trainer(config=trainer_config, modules={"vae": model}, optimizers=[optimizer])
         schedule = warmup_stable_decay(warmup=100, steps=trainer_config.steps, decay_frac=0.3)
         # A resumed run draws scenes that the earlier part has not seen.
         painter = Painter(seed=self.seed + trainer.step)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from krona.toyland import world
+from krona.toyland.optimizers import build_optimizers
 from krona.toyland.pipeline import Parts, build_scheduler, build_text_encoder, build_unet
 from krona.toyland.scenes import Painter
 from krona.toyland.schedule import Schedule, warmup_stable_decay
@@ -53,14 +54,19 @@ def load_or_encode(
     """Return the cached latents, encoding them first if the cache file is missing."""
     if not cache_path.exists():
         encoded = encode_scenes(vae, seed=seed, num_scenes=num_scenes)
-        told = [(world.OBJECTS.index(f.thing), f.style, f.place, f.color) for f in encoded.facts]
+        told = [
+            (world.OBJECTS.index(f.thing), f.style, f.place, f.color, f.accessory)
+            for f in encoded.facts
+        ]
         cache_path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"latents": encoded.latents, "facts": told}, cache_path)
         return encoded
     saved = torch.load(cache_path, weights_only=True)
     facts = [
-        world.Facts(thing=world.OBJECTS[number], style=style, place=place, color=color)
-        for number, style, place, color in saved["facts"]
+        world.Facts(
+            thing=world.OBJECTS[number], style=style, place=place, color=color, accessory=accessory
+        )
+        for number, style, place, color, accessory in saved["facts"]
     ]
     return EncodedScenes(latents=saved["latents"], facts=facts)
 
@@ -110,11 +116,8 @@ class BaseTask:
         parts = self.untrained(vae)
         config = trainer_config(parts)
         modules = {"unet": parts.unet, "text_encoder": parts.text_encoder}
-        weights = [p for module in modules.values() for p in module.parameters()]
-        optimizer = torch.optim.AdamW(
-            weights, self.peak_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
-        trainer = Trainer(config=config, modules=modules, optimizer=optimizer)
+        optimizers = build_optimizers(modules.values(), lr=self.peak_lr, weight_decay=0.01)
+        trainer = Trainer(config=config, modules=modules, optimizers=optimizers)
         batches = Batches(scenes=scenes, parts=parts, task=self, seed=self.seed + trainer.step)
         trainer.loop(batches.loss, self.schedule(config.steps))
         return parts

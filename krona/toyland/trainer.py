@@ -5,7 +5,7 @@ nothing of what is trained.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ class Trainer:
 
     config: TrainerConfig
     modules: Mapping[str, nn.Module]
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
     step: int = 0
     seconds: float = 0.0
     average: list[Tensor] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Trainer:
     def __post_init__(self) -> None:
         """Load the state file if there is one."""
         self.parameters = [p for module in self.modules.values() for p in module.parameters()]
-        self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.peak_lrs = [group["lr"] for group in self._groups()]
         if self.config.ema_decay is not None:
             self.average = [p.detach().clone() for p in self.parameters]
         if self.config.state_path.exists():
@@ -87,7 +87,7 @@ class Trainer:
     def _one_step(
         self, loss_of_batch: Callable[[], tuple[Tensor, Metrics]], lr_share: float
     ) -> Metrics:
-        for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+        for group, peak in zip(self._groups(), self.peak_lrs, strict=True):
             group["lr"] = peak * lr_share
         loss, metrics = loss_of_batch()
         value = loss.item()
@@ -95,13 +95,19 @@ class Trainer:
             raise FloatingPointError(
                 f"loss is {value} at step {self.step}; try a lower learning rate"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self._update_average()
         return {"loss": value, **metrics}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the optimizers' groups as they are now: loading a state replaces them."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _update_average(self) -> None:
         if self.config.ema_decay is not None:
@@ -125,7 +131,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average,
             "step": self.step,
             "seconds": self.seconds,
@@ -135,7 +141,8 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         for averaged, saved in zip(self.average, state["average"], strict=True):
             averaged.copy_(saved)

@@ -57,12 +57,44 @@ def test_held_out_sprites_are_marked_and_are_no_training_objects() -> None:
 def test_an_unknown_sprite_and_an_unknown_place_say_what_there_is() -> None:
     with pytest.raises(KeyError, match="no sprite 'yeti'"):
         sprite("yeti", "flat")
+    with pytest.raises(KeyError, match="no accessory 'wearing a crown'"):
+        sprite("fox", "flat", accessory="wearing a crown")
     with pytest.raises(KeyError, match="no place 'on the moon'"):
         places.paint("on the moon", random.Random(0), 64)
 
 
 def test_every_place_has_a_painter_and_the_other_way_round() -> None:
     assert set(places.PAINTERS) == set(world.PLACES)
+
+
+FACES = [thing for thing in world.OBJECTS if thing.has_face]
+
+
+@pytest.mark.parametrize("accessory", world.ACCESSORIES[1:])
+def test_every_face_can_wear_every_accessory_and_shows_below_it(accessory: str) -> None:
+    for thing in FACES:
+        for style in world.STYLES:
+            bare, dressed = (
+                np.asarray(sprite(thing.icon, style, accessory=worn)).astype(int)
+                for worn in (world.NOTHING, accessory)
+            )
+            changed = (np.abs(bare - dressed).sum(-1) > 60).mean()
+            assert 0.04 < changed < 0.8, (thing.name, style)
+            assert (dressed[..., 3] > 200).mean() > 0.3, (thing.name, style)
+
+
+def test_the_santa_hat_is_red_above_the_face() -> None:
+    dressed = np.asarray(sprite("panda", "flat", accessory="wearing a santa hat")).astype(int)
+    top = dressed[: CELL_PX // 4]
+    red = (top[..., 3] > 200) & (top[..., 0] > 180) & (top[..., 1] < 80)
+    assert red.mean() > 0.05
+
+
+def test_a_tint_keeps_the_light_and_shade_of_pale_and_dark_sprites() -> None:
+    for icon, style in (("snowman", "flat"), ("top-hat", "soft")):
+        shown = np.asarray(tint(sprite(icon, style), "blue")).astype(float)
+        lightness = shown[shown[..., 3] > 200][:, :3].mean(-1)
+        assert lightness.std() > 20, (icon, lightness.std())
 
 
 @pytest.mark.parametrize(("color", "channel"), [("red", 0), ("green", 1), ("blue", 2)])

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from krona.toyland import world
 from krona.toyland.measure import area_under_curve
+from krona.toyland.optimizers import as_matrix, build_optimizers
+from krona.toyland.pairs import subject_loss
+from krona.toyland.pipeline import build_unet
 from krona.toyland.schedule import warmup_stable_decay
 from krona.toyland.tokenizer import build_tokenizer, make_tokenizer, train_merges
 from krona.toyland.train import Train
 from krona.toyland.train_autoencoder import latent_penalty
 from krona.toyland.train_base import draw_timesteps
-from krona.toyland.train_scorer import subject_loss
 from krona.toyland.trainer import Trainer, TrainerConfig
 
 
@@ -103,7 +105,7 @@ def train_line(folder: Path, steps: int, until: int | None = None) -> Tensor:
     model = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     config = TrainerConfig(steps=until or steps, state_path=folder / "state.pt", ema_decay=0.9)
-    trainer = Trainer(config=config, modules={"line": model}, optimizer=optimizer)
+    trainer = Trainer(config=config, modules={"line": model}, optimizers=[optimizer])
     x = torch.linspace(-1, 1, 8)[:, None]
     share = warmup_stable_decay(warmup=2, steps=steps)
     trainer.loop(lambda: (((model(x) - 3 * x) ** 2).mean(), {}), share)
@@ -120,7 +122,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     config = TrainerConfig(steps=3, state_path=tmp_path / "state.pt")
-    trainer = Trainer(config=config, modules={"line": model}, optimizer=optimizer)
+    trainer = Trainer(config=config, modules={"line": model}, optimizers=[optimizer])
     with pytest.raises(FloatingPointError, match="at step 0"):
         trainer.loop(lambda: (model.weight.sum() * float("nan"), {}), lambda step: 1.0)
 
@@ -128,3 +130,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_zero_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="base_steps=0"):
         Train(base_steps=0)
+
+
+def test_every_parameter_belongs_to_one_optimizer_and_hidden_convolutions_to_muon() -> None:
+    unet = build_unet().to(memory_format=torch.channels_last)
+    muon, adamw = build_optimizers([unet], lr=1e-3, weight_decay=0.0)
+    sizes = [
+        sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        for optimizer in (muon, adamw)
+    ]
+    assert sum(sizes) == sum(p.numel() for p in unet.parameters())
+    assert sizes[0] > 20 * sizes[1]
+
+
+def test_muon_moves_a_convolution_by_its_orthogonalised_gradient() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    muon, _ = build_optimizers([conv], lr=0.1, weight_decay=0.0)
+    before = conv.weight.detach().clone()
+    conv.weight.grad = torch.randn_like(conv.weight)
+    gradient = as_matrix(conv.weight.grad)
+    muon.step()
+    moved = as_matrix(before - conv.weight.detach()) / (0.1 * 0.2 * 36**0.5)
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    # Newton and Schulz's five steps bring every singular value near one, not to it.
+    singular = torch.diagonal(left.T @ moved @ right.T)
+    assert bool(((singular > 0.6) & (singular < 1.3)).all()), singular

@@ -79,8 +79,8 @@ def test_the_base_is_untouched_after_a_trial_a_stop_and_a_failure(
     stopped = run_experiment(resident, OTHER, tmp_path / "stopped")
     next(stopped)
     stopped.close()  # type: ignore[attr-defined]
-    with pytest.raises(KronaError, match="a1=48 does not divide"):
-        run(resident, SETTINGS | {"a1": 48}, tmp_path / "failed")
+    with pytest.raises(KronaError, match="a1=40 does not divide"):
+        run(resident, SETTINGS | {"a1": 40}, tmp_path / "failed")
     assert attention_linears(resident.base.unet) == before
     assert not (tmp_path / "failed").exists()
 
