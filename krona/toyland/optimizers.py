@@ -41,7 +41,8 @@ def build_optimizers(
 
 def _split(modules: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
     """Part hidden layers' weights from embeddings, norms, biases, and the first and last layer."""
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for module in modules:
         for name, weight in module.named_parameters():
             is_edge = any(part in name for part in ("embedding", "conv_in", "conv_out"))

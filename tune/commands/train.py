@@ -42,7 +42,7 @@ def train(
 
 
 def _line(step: int, metrics: Mapping[str, float]) -> str:
-    names = ("train_loss", "fixed_loss", "clip_t", "clip_i", "dino", "toyvit")
-    names += ("subject", "prompt", "balance")
+    scores = ("clip_t", "clip_i", "dino", "toyvit", "subject", "prompt", "balance")
+    names = ("train_loss", "fixed_loss", *scores)
     shown = [f"{name} {metrics[name]:.3f}" for name in names if name in metrics]
     return f"step {step:>5}  " + "  ".join(shown)
