@@ -1,7 +1,7 @@
 """The base model's optimizers: modules enter, Muon for their matrices and AdamW for the rest leave.
 
-Muon moves a matrix by its orthogonalised momentum, and needs about two thirds of the samples that
-AdamW alone needs here.  Source: Jordan et al. 2024; the step's size is Moonlight's, AdamW's RMS.
+Muon moves a matrix by its orthogonalised momentum.  Source: Jordan et al. 2024; the step's size is
+Moonlight's, AdamW's RMS.
 """
 
 from collections.abc import Iterable
