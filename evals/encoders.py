@@ -3,6 +3,7 @@
 One small class for each backbone; the scores are pure functions of what they return.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from krona.checkpoint import quiet_loaders
 from krona.errors import KronaError
 from krona.toyland import ENCODER, SCORER, intact
 
 TOYLAND = "toyland"
+_HASHED_VALUES_PER_TENSOR = 1024
 
 
 class ClipEncoder:
@@ -23,6 +26,7 @@ class ClipEncoder:
 
     def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: str) -> None:
         self.name = name
+        self.content_hash = _content_hash(model)
         self._model = model.eval().requires_grad_(False).to(device)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
@@ -52,6 +56,7 @@ class DinoEncoder:
         from torchvision import transforms
 
         self.name = name
+        self.content_hash = _content_hash(model)
         self.score = "toyvit" if name == TOYLAND else "dino"
         self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
@@ -127,10 +132,23 @@ def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
             return DinoEncoder(source, model, model.default_cfg["input_size"][-1], device)
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(folder)
+        with quiet_loaders():
+            model = AutoModel.from_pretrained(folder)
+        if hasattr(model, "pooler"):
+            model.pooler = None  # not read, and random where the weights lack it
         return DinoEncoder(source, model, int(model.config.image_size), device)
     except Exception as error:
         raise KronaError(
             f"DINO encoder '{source}' cannot be loaded: {error}. "
             "Give a local transformers folder or leave --dino out"
         ) from error
+
+
+def _content_hash(model: nn.Module) -> str:
+    """Hash a model's tensors: names, shapes, and some values from the middle of each."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        middle = tensor.flatten()[tensor.numel() // 2 :][:_HASHED_VALUES_PER_TENSOR]
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(middle.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

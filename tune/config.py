@@ -12,7 +12,7 @@ from evals.protocol import Protocol
 from krona.errors import KronaError, nearest
 
 TOYLAND = "toyland"
-DEFAULT_SUBJECT = "monster"
+DEFAULT_SUBJECT = "backpack"
 OPENAI_CLIP = "ViT-B-32:openai"
 
 
@@ -21,7 +21,7 @@ class ExperimentConfig:
     """What every trial on one subject and base shares."""
 
     subject: str | None = None
-    """An embedded subject (monster, duck, taxi, ...), or a name for your own [default: monster;
+    """An embedded subject (backpack, duck, taxi, ...), or a name for your own [default: backpack;
     with --photos the folder's name]."""
     photos: Path | None = None
     """Folder with 3-6 photos of your own subject."""

@@ -197,7 +197,7 @@ class Tracker:
         return len(self._client.search_experiments())
 
     def download_adapter(self, name: str, folder: Path | None = None) -> Path:
-        """Fetch the adapter of a run, or of a model version such as `krona-monster@champion`."""
+        """Fetch the adapter of a run, or of a model version such as `krona-backpack@champion`."""
         try:
             run_id = self._run_id(name)
             path = self._client.download_artifacts(run_id, ADAPTER, str(folder) if folder else None)

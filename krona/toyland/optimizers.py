@@ -1,4 +1,4 @@
-"""The base model's optimizers: modules enter, Muon for their matrices and AdamW for the rest leave.
+"""Optimizers of base and scorer: modules enter, Muon for matrices and AdamW for the rest leave.
 
 Muon moves a matrix by its orthogonalised momentum.  Source: Jordan et al. 2024; the step's size is
 Moonlight's, AdamW's RMS.

@@ -14,6 +14,8 @@ from krona.toyland.trainer import autocast
 
 NUM_VIEWS = 2
 SUBJECT_TEMPERATURE = 0.1
+# Tinted objects are the hard ones: only their shape tells them apart.
+TINTED_FRAC = 0.65
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,9 @@ class ScenePairs:
     facts: list[tuple[world.Facts, world.Facts]]
 
 
-def pair_facts(rng: random.Random, *, tinted_frac: float) -> tuple[world.Facts, world.Facts]:
+def pair_facts(rng: random.Random) -> tuple[world.Facts, world.Facts]:
     """Draw one subject (sprite and tint) at two different places."""
-    facts = world.random_facts(rng, tinted_frac=tinted_frac)
+    facts = world.random_facts(rng, tinted_frac=TINTED_FRAC)
     other = rng.choice([place for place in world.PLACES if place != facts.place])
     return facts, replace(facts, place=other)
 
@@ -49,11 +51,11 @@ def rebuild(vae: AutoencoderTiny, pictures: Tensor, generator: torch.Generator) 
 
 
 def draw_pairs(
-    vae: AutoencoderTiny, *, seed: int, num_pairs: int, tinted_frac: float, chunk: int = 64
+    vae: AutoencoderTiny, *, seed: int, num_pairs: int, chunk: int = 64
 ) -> ScenePairs:
     """Draw num_pairs pairs; two fifths of each chunk of pictures go through the autoencoder."""
     painter, generator = Painter(seed=seed), torch.Generator().manual_seed(seed)
-    facts = [pair_facts(painter.rng, tinted_frac=tinted_frac) for _ in range(num_pairs)]
+    facts = [pair_facts(painter.rng) for _ in range(num_pairs)]
     drawn = []
     for start in range(0, num_pairs, chunk):
         scenes = [painter.scene(fact) for pair in facts[start : start + chunk] for fact in pair]

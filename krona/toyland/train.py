@@ -42,13 +42,13 @@ class Train:
     """Optimizer steps of 32 scenes."""
     base_steps: int = 1900
     """Optimizer steps of 96 scenes."""
-    scorer_steps: int = 2000
+    scorer_steps: int = 2500
     """Optimizer steps of 128 scenes."""
     encoder_steps: int = 1000
     """Optimizer steps of 128 scenes."""
     num_scenes: int = 60_000
     """Scenes that the base model is trained on, encoded once into the cache."""
-    num_pairs: int = 8_000
+    num_pairs: int = 12_000
     """Pairs of scenes that the scorer, and others that the encoder, is trained on."""
     device: str = "cpu"
     """Where to train: cpu or cuda."""
@@ -104,7 +104,7 @@ def train_scorer(config: Train) -> None:
     """Train the scorer and write it."""
     vae = _load_autoencoder(config)
     seed = SCORER_SEED + config.seed
-    pairs = draw_pairs(vae, seed=seed, num_pairs=config.num_pairs, tinted_frac=0.35)
+    pairs = draw_pairs(vae, seed=seed, num_pairs=config.num_pairs)
     task = ScorerTask(seed=config.seed, batch=128, device=torch.device(config.device))
     model = task.run(_trainer(config, "scorer", config.scorer_steps), pairs)
     save_scorer(model, config.output / "scorer")
@@ -115,8 +115,7 @@ def train_encoder(config: Train) -> None:
     """Train the self-supervised encoder and write it."""
     vae = _load_autoencoder(config)
     seed = ENCODER_SEED + config.seed
-    # Without captions only the pairs tell that a tint is not the subject's shape.
-    pairs = draw_pairs(vae, seed=seed, num_pairs=config.num_pairs, tinted_frac=0.65)
+    pairs = draw_pairs(vae, seed=seed, num_pairs=config.num_pairs)
     task = EncoderTask(seed=config.seed, batch=128, device=torch.device(config.device))
     model = task.run(_trainer(config, "encoder", config.encoder_steps), pairs)
     save_encoder(model, config.output / "encoder")

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from krona.toyland import world
+from krona.toyland.optimizers import build_optimizers
 from krona.toyland.pairs import NUM_VIEWS, ScenePairs, augment, subject_loss
 from krona.toyland.schedule import warmup_stable_decay
 from krona.toyland.scorer import IMAGE_PX, build_scorer, object_texts, place_texts
@@ -30,17 +31,15 @@ class ScorerTask:
     seed: int
     batch: int
     device: torch.device
-    peak_lr: float = 2e-3
+    peak_lr: float = 3e-3
     is_compiled: bool = True
 
     def run(self, trainer_config: TrainerConfig, pairs: ScenePairs) -> open_clip.CLIP:
         """Train to the configured step and return the model in evaluation mode."""
         torch.manual_seed(self.seed)
         model = build_scorer().to(self.device, memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), self.peak_lr, betas=(0.9, 0.98), weight_decay=0.05
-        )
-        trainer = Trainer(config=trainer_config, modules={"scorer": model}, optimizers=[optimizer])
+        optimizers = build_optimizers([model], lr=self.peak_lr, weight_decay=0.05)
+        trainer = Trainer(config=trainer_config, modules={"scorer": model}, optimizers=optimizers)
         batches = PairBatches(pairs=pairs, model=model, task=self, seed=self.seed + trainer.step)
         trainer.loop(
             batches.loss,

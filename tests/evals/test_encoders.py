@@ -80,6 +80,18 @@ def test_dino_takes_the_class_token_after_its_own_preprocessing(tmp_path: Path) 
     torch.testing.assert_close(features[0], token / token.norm())
 
 
+def test_the_content_hash_is_of_the_weights_that_are_read(tmp_path: Path) -> None:
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    for name in ("one", "other"):
+        ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / name)
+    first, again = (load_dino(str(tmp_path / "one")).content_hash for _ in range(2))
+    assert first == again
+    assert first != load_dino(str(tmp_path / "other")).content_hash
+
+
 def test_a_missing_dino_is_refused() -> None:
     with pytest.raises(KronaError, match="DINO encoder 'no/such/folder' cannot be loaded"):
         load_dino("no/such/folder")
