@@ -118,7 +118,7 @@ class Scorer:
             "photos": photos.hashes,
             "resolution": photos.pixels.shape[-1],
             "subject": [self.subject.instance_prompts, self.subject.class_prompts],
-            "encoders": {name: encoder.content_hash for name, encoder in self._image_encoders.items()},
+            "encoders": {name: e.content_hash for name, e in self._image_encoders.items()},
             "protocol": asdict(self.protocol),
         }
         raw = self._cache.get(key, lambda: self._anchor_values(base))

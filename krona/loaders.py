@@ -4,7 +4,7 @@ Legend: a layer (out, in) with factors (a1, a2) has B of shape (out/a1, in/a2). 
 the factors from one number f hold square factors f×f only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -25,17 +25,21 @@ class Loader:
     reason: str = ""
 
 
-def loaders(config: AdapterConfig, shapes: Mapping[str, Shape]) -> list[Loader]:
+def loaders(
+    config: AdapterConfig, shapes: Mapping[str, Shape], *, odd_parts: Sequence[str] = ()
+) -> list[Loader]:
     """Which tools load an adapter, format by format.
 
     Args:
         shapes: path → (out_features, in_features) of the adapted layers.
+        odd_parts: what of the base no single file holds.
     Source: checked with lycoris_lora 3.2–4.1, peft 0.21, diffusers 0.42 and ComfyUI; the A1111
         family and InvokeAI are read from their source code.
     """
     lycoris, diffusers = "", ""
     if config.kind == "krona":
         lycoris, diffusers = _lycoris_objection(config, shapes), _peft_objection(config, shapes)
+    single_file = f"it holds no {', '.join(odd_parts)}" if odd_parts else ""
     call = "unet.load_lora_adapter" if config.kind == "krona" else "load_lora_weights"
     rank = exact_lora_rank(config, shapes)
     rows = [
@@ -45,7 +49,7 @@ def loaders(config: AdapterConfig, shapes: Mapping[str, Shape]) -> list[Loader]:
         ("peft", "PEFT", diffusers),
         ("lora", f"whatever loads LoRA of rank {rank}", ""),
         ("merged", "whatever loads a diffusers pipeline", ""),
-        ("merged-file", "whatever loads a single-file checkpoint", ""),
+        ("merged-file", "whatever loads a single-file checkpoint", single_file),
     ]
     return [
         Loader(format=format, tools=tools, does_load=not objection, reason=objection)

@@ -14,6 +14,7 @@ from krona.adapter import AdapterConfig
 from krona.adapter_file import float32_file_bytes
 from krona.dry_step import dry_step
 from krona.errors import KronaError, nearest
+from krona.formats.merged_file import odd_parts
 from krona.inject import Adapter, attention_linears, check_fit, inject
 from krona.loaders import Loader, Shape, exact_lora_rank, loaders
 from krona.skeleton import Skeleton, build_skeleton
@@ -166,7 +167,9 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
         forward_flops=cost.forward_flops,
         backward_flops=cost.backward_flops,
         lora_rank=exact_lora_rank(config.adapter, shapes),
-        loaders=tuple(loaders(config.adapter, shapes)),
+        loaders=tuple(
+            loaders(config.adapter, shapes, odd_parts=odd_parts(skeleton.unet, skeleton.vae))
+        ),
     )
 
 

@@ -32,17 +32,22 @@ _OPEN_CLIP_WIDTH = 1024  # of SD 2's text encoder
 
 def check(adapter: Adapter, base: "Base") -> None:
     """Refuse a base whose parts have no original names."""
-    vae, config = base.vae, base.unet.config
+    if odd := odd_parts(base.unet, base.vae):
+        raise KronaError(
+            f"a single file holds checkpoints built as SD 1.x, 2.x or XL are, and {base.source} "
+            f"has {', '.join(odd)}; the merged format, a folder, holds it"
+        )
+
+
+def odd_parts(unet: Any, vae: Any) -> list[str]:
+    """What of a base has no original names."""
+    config = unet.config
     odd = sorted({*config.down_block_types, *config.up_block_types} - _BLOCKS)
     if type(vae).__name__ != "AutoencoderKL":
         odd.append(type(vae).__name__)
     if not isinstance(config.layers_per_block, int):
         odd.append(f"layers_per_block={config.layers_per_block}")
-    if odd:
-        raise KronaError(
-            f"a single file holds checkpoints built as SD 1.x, 2.x or XL are, and {base.source} "
-            f"has {', '.join(odd)}; the merged format, a folder, holds it"
-        )
+    return odd
 
 
 def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:

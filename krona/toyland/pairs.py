@@ -50,9 +50,7 @@ def rebuild(vae: AutoencoderTiny, pictures: Tensor, generator: torch.Generator) 
     return smeared
 
 
-def draw_pairs(
-    vae: AutoencoderTiny, *, seed: int, num_pairs: int, chunk: int = 64
-) -> ScenePairs:
+def draw_pairs(vae: AutoencoderTiny, *, seed: int, num_pairs: int, chunk: int = 64) -> ScenePairs:
     """Draw num_pairs pairs; two fifths of each chunk of pictures go through the autoencoder."""
     painter, generator = Painter(seed=seed), torch.Generator().manual_seed(seed)
     facts = [pair_facts(painter.rng) for _ in range(num_pairs)]

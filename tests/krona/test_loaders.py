@@ -70,3 +70,9 @@ def test_64x8_is_a_lora_of_rank_160_on_1280() -> None:
     """A (64, 8) has rank 8 and B (20, 160) has rank 20."""
     square = {"attn1.to_q": (1280, 1280)}
     assert exact_lora_rank(AdapterConfig(factors=(64, 8), targets=("q",)), square) == 160
+
+
+def test_a_single_file_holds_no_base_with_odd_parts(shapes: dict[str, Shape]) -> None:
+    found = loaders(AdapterConfig(), shapes, odd_parts=["AutoencoderTiny"])[-1]
+    assert (found.format, found.does_load) == ("merged-file", False)
+    assert found.reason == "it holds no AutoencoderTiny"
