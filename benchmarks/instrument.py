@@ -12,10 +12,9 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,8 +27,10 @@ from scipy.stats import spearmanr
 
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
+from krona.inject import inject
+from krona.train import TrainState, prepare_data, train
 from tune.config import ExperimentConfig, TrialSettings
-from tune.experiment import Resident, run_experiment
+from tune.experiment import Resident
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ("balance", "subject", "prompt")
@@ -45,12 +46,12 @@ Row = dict[str, Any]
 class Instrument:
     """What to run, and where its rows and its sheet go."""
 
-    subjects: tuple[str, ...] = ("monster", "duck", "taxi")
+    subjects: tuple[str, ...] = ("backpack", "duck", "taxi")
     """Embedded subjects; the reserved ones stay out."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the adapter, the batches and the noise."""
-    steps: int = 160
-    """Optimizer steps of each trial."""
+    steps: int = 80
+    """Optimizer steps of each trial; a multiple of 4."""
     threads: int = 2
     """CPU threads."""
     rows: Path = RESULTS / "instrument.jsonl"
@@ -79,31 +80,32 @@ def name_of(row: Row) -> str:
     return f"{adapter} {row['learning_rate']:.1e}"
 
 
-def run_trial(
-    resident: Resident, settings: TrialSettings, workdir: Path
-) -> tuple[Row, list[Image.Image]]:
+def run_trial(resident: Resident, settings: TrialSettings) -> tuple[Row, list[Image.Image]]:
     """Train one adapter; its scores after a quarter and at the end, and its last images."""
     quarter = settings.steps // 4
-    row: Row = {"subject_name": resident.subject.name, **asdict(settings)}
-    images: list[Image.Image] = []
-    for report in run_experiment(resident, asdict(settings), workdir):
-        if report.is_evaluation:
-            at = "quarter" if report.step == quarter else "final"
-            row |= {f"{score}_{at}": report.metrics[score] for score in SCORES}
-            images = [image for _, image in report.images]
-    return row, images
+    config = replace(resident.train_config(settings), report_every=quarter)
+    base, row = resident.base, {"subject_name": resident.subject.name, **asdict(settings)}
+    data = prepare_data(base, resident.subject, resident.photos, config, resident.cache)
+    adapter = inject(base.unet, config.adapter, seed=settings.seed)
+    try:
+        for record in train(base, data, TrainState.create(adapter, config), config):
+            if record.step in (quarter, settings.steps):
+                at = "quarter" if record.step == quarter else "final"
+                evaluation = resident.scorer.evaluate(base)
+                row |= {f"{score}_{at}": evaluation.calibrated[score] for score in SCORES}
+    finally:
+        adapter.eject()
+    return row, list(evaluation.images)
 
 
 def run(config: Instrument) -> list[Row]:
     """Run what the rows file lacks and return all rows of this grid."""
     config.rows.parent.mkdir(parents=True, exist_ok=True)
     for subject in config.subjects:
-        # Two evaluations are enough: after a quarter of the steps, and at the end.
         resident = Resident.load(ExperimentConfig(subject=subject))
         missing = list(_missing(config, subject))
         for settings in track(missing, description=subject):
-            with TemporaryDirectory() as workdir:
-                row, images = run_trial(resident, settings, Path(workdir))
+            row, images = run_trial(resident, settings)
             if settings.seed == config.seeds[0]:
                 _keep_images(config, row, images)
             with config.rows.open("a", encoding="utf-8") as file:

@@ -115,6 +115,7 @@ class Scorer:
         key = {
             "what": "anchors",
             "base": base.content_hash,
+            "dtype": str(base.dtype),
             "photos": photos.hashes,
             "resolution": photos.pixels.shape[-1],
             "subject": [self.subject.instance_prompts, self.subject.class_prompts],

@@ -30,6 +30,8 @@ _FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
 }
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HASHED_BYTES_PER_TENSOR = 4096
 # The backward of fused attention in bfloat16 is slow on CPUs (torch 2.15: a step takes 1.2 times as
 # long); plain attention needs memory for tokens x tokens, so only small latents get it.
@@ -90,6 +92,17 @@ class Base:
                 )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def base_dtype(precision: Precision, device: str | torch.device) -> torch.dtype:
+    """The dtype of a precision; "auto" is bf16 where the device multiplies it natively."""
+    if precision != "auto":
+        return _DTYPES[precision]
+    if torch.device(device).type == "cuda":
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        is_native = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def load_base(

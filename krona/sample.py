@@ -23,7 +23,7 @@ def sample(
     guidance_scale: float = 5.0,
     seed: int = 0,
     negative_prompt: str = "",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     resolution: int | None = None,
     cache: Cache | None = None,
 ) -> list[Image.Image]:
@@ -34,16 +34,18 @@ def sample(
         steps: denoising steps.
         guidance_scale: weight of classifier-free guidance; 1 is without, at half the cost.
         seed: image i of prompt j starts from noise that only (seed, i, j) decides.
-        batch_size: images at once; guidance doubles what the UNet sees.
+        batch_size: images at once, which guidance doubles; by their size if not given: 8 of 512 px.
         resolution: side in pixels; the base's native one if not given.
         cache: where prompt embeddings are kept.
     Returns: the images in prompt order, `num_per_prompt` for each.
     """
-    side = (resolution or base.resolution) * base.unet.config.sample_size // base.resolution
+    side_px = resolution or base.resolution
+    side = side_px * base.unet.config.sample_size // base.resolution
     shape = (base.unet.config.in_channels, side, side)
     conditions = encode_prompts(base, prompts, cache)
     unconditional = _unconditional(base, negative_prompt, cache)
     jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
+    batch_size = batch_size or _images_at_once(side_px)
     images: list[Image.Image] = []
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
@@ -64,6 +66,11 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     """Pictures of pixels (n, 3, h, w) in [-1, 1]."""
     grey_levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(row) for row in grey_levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _images_at_once(side_px: int) -> int:
+    """As many as have the pixels of eight pictures of 512 px, 32 at most."""
+    return max(1, min(32, 8 * 512**2 // side_px**2))
 
 
 @torch.inference_mode()

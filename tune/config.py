@@ -41,6 +41,9 @@ class ExperimentConfig:
     """Side of the training images in pixels [default: the checkpoint's own]."""
     batch_size: int = 4
     """Images in one optimizer step."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the base's frozen weights; the adapter's stay in fp32. 'auto' is bf16 on devices that
+    multiply it natively, else fp32."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic of the forward and backward pass."""
     eval_every: int | None = None

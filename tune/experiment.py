@@ -19,7 +19,7 @@ from krona.adapter import AdapterConfig, Projection
 from krona.adapter_file import Manifest, save_adapter
 from krona.attach import attach
 from krona.cache import Cache, default_cache_dir
-from krona.checkpoint import Base, load_base
+from krona.checkpoint import Base, base_dtype, load_base
 from krona.inject import Adapter, attention_linears, inject
 from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
@@ -79,7 +79,7 @@ class Resident:
             class_noun=config.class_noun,
             identifier=config.identifier,
         )
-        base = load_base(config.base, device=device)
+        base = load_base(config.base, device=device, dtype=base_dtype(config.precision, device))
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
         dino = config.dino_source
         scorer = Scorer(
