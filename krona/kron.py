@@ -4,7 +4,7 @@ Legend: W (out, in) is the frozen weight; A (a1, a2) and B (b1, b2) with a1·b1 
 T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from krona.errors import KronaError
+from krona.fused import add_update_fused, are_kernels_faster, gradients_fused
 
 
 def divisors(n: int) -> list[int]:
@@ -58,7 +59,15 @@ def kron_linear(
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, dtype)
+    is_fused = are_kernels_faster(_update_alone, x, A, B, dtype)
+    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, dtype, is_fused)
+    return result
+
+
+def _update_alone(x: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, is_fused: bool) -> Tensor:
+    """x(A ⊗ B)ᵀ through the same node, with zeros for W: what is timed."""
+    weight = x.new_zeros(len(A) * len(B), x.shape[-1])
+    result: Tensor = _KronLinear.apply(x, weight, None, A, B, 1.0, dtype, is_fused)
     return result
 
 
@@ -69,7 +78,7 @@ class _KronLinear(torch.autograd.Function):
     gradient of x is the same update with Aᵀ and Bᵀ, the other factor first.
     Saved for the backward: x, shared with every other layer that reads it, and inner, which on a
     square layer is min(a1, a2)/max(a1, a2) of x; above half of x it is made again instead.
-    Casts are redone, not saved.
+    The fused kernels save x alone. Casts are redone, not saved.
     """
 
     @staticmethod
@@ -82,44 +91,63 @@ class _KronLinear(torch.autograd.Function):
         B: Tensor,
         scale: float,
         dtype: torch.dtype,
+        is_fused: bool,
     ) -> Tensor:
-        left, right = A.to(dtype), B.to(dtype)
         X = x.to(dtype).reshape(-1, A.shape[1], B.shape[1])
         y = F.linear(X.flatten(1), weight.to(dtype), None if bias is None else bias.to(dtype))
-        is_b_first = _is_b_first(A, B)
-        inner = _inner(X, left, right, is_right_first=is_b_first)
-        _add_update(y, inner, left, right, scale, is_right_first=is_b_first)
-        is_kept = 2 * inner.numel() <= x.numel()
+        inner = (add_update_fused if is_fused else _add_update)(y, X, A, B, scale)
+        is_kept = inner is not None and 2 * inner.numel() <= x.numel()
         ctx.save_for_backward(x, weight, A, B, inner if is_kept else None)
-        ctx.scale = scale
+        ctx.scale, ctx.is_fused = scale, is_fused
         return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, A, B, inner = ctx.saved_tensors
-        needs_x, needs_a, needs_b = (ctx.needs_input_grad[i] for i in (0, 3, 4))
-        left, right = A.to(grad.dtype), B.to(grad.dtype)
+        needs_x, *needs = (ctx.needs_input_grad[i] for i in (0, 3, 4))
         G = grad.reshape(-1, len(A), len(B))
         X = x.to(grad.dtype).reshape(-1, A.shape[1], B.shape[1])
-        is_b_first = _is_b_first(A, B)
-        if inner is None:
-            inner = _inner(X, left, right, is_right_first=is_b_first)
-        inner_grad = _inner(G, left.T, right.T, is_right_first=not is_b_first)
-        G_a, X_a = (G, inner) if is_b_first else (inner_grad, X)
-        G_b, X_b = (inner_grad, X) if is_b_first else (G, inner)
-        grad_x = grad_a = grad_b = None
-        if needs_x:
-            grad_x = G.flatten(1) @ weight.to(grad.dtype)
-            _add_update(
-                grad_x, inner_grad, left.T, right.T, ctx.scale, is_right_first=not is_b_first
-            )
-            grad_x = grad_x.view_as(x)
-        if needs_a:
-            grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(ctx.scale)
-        if needs_b:
-            grad_b = (G_b.flatten(0, 1).T @ X_b.flatten(0, 1)).to(B.dtype).mul_(ctx.scale)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        grad_x = G.flatten(1) @ weight.to(grad.dtype) if needs_x else None
+        gradients = gradients_fused if ctx.is_fused else _gradients
+        grad_a, grad_b = gradients(grad_x, G, X, A, B, inner, ctx.scale, needs)
+        grad_x = None if grad_x is None else grad_x.view_as(x)
+        return grad_x, None, None, grad_a, grad_b, None, None, None
+
+
+def _add_update(y: Tensor, X: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Add scale·A·X_t·Bᵀ to y (T, a1·b1) and return the first of the two products."""
+    left, right, is_b_first = A.to(y.dtype), B.to(y.dtype), _is_b_first(A, B)
+    inner = _inner(X, left, right, is_right_first=is_b_first)
+    _add_outer(y, inner, left, right, scale, is_right_first=is_b_first)
+    return inner
+
+
+def _gradients(
+    grad_x: Tensor | None,
+    G: Tensor,
+    X: Tensor,
+    A: Tensor,
+    B: Tensor,
+    inner: Tensor | None,
+    scale: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Add the update's part to grad_x (T, a2·b2), if there is one; return A's and B's if needed.
+
+    G is the gradient (T, a1, b1) of y, X (T, a2, b2); inner is what _add_update returned.
+    """
+    left, right, is_b_first = A.to(G.dtype), B.to(G.dtype), _is_b_first(A, B)
+    if inner is None:
+        inner = _inner(X, left, right, is_right_first=is_b_first)
+    inner_grad = _inner(G, left.T, right.T, is_right_first=not is_b_first)
+    if grad_x is not None:
+        _add_outer(grad_x, inner_grad, left.T, right.T, scale, is_right_first=not is_b_first)
+    G_a, X_a = (G, inner) if is_b_first else (inner_grad, X)
+    G_b, X_b = (inner_grad, X) if is_b_first else (G, inner)
+    grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(scale) if needs[0] else None
+    grad_b = (G_b.flatten(0, 1).T @ X_b.flatten(0, 1)).to(B.dtype).mul_(scale) if needs[1] else None
+    return grad_a, grad_b
 
 
 def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
@@ -130,7 +158,7 @@ def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
     return X @ R.T if is_right_first else _product(L, X)
 
 
-def _add_update(
+def _add_outer(
     out: Tensor, inner: Tensor, L: Tensor, R: Tensor, scale: float, *, is_right_first: bool
 ) -> None:
     """Add scale·L·X_t·Rᵀ to out (T, p·m), given the first product."""
