@@ -1,45 +1,34 @@
-"""L1 and L1b: forward and backward of one adapted linear layer over the frozen layer alone.
+"""L1, L1b and L2: one adapted linear layer's forward and backward, and what it saves between them.
 
-Goal: fp32 (64,8) ≤ 1.22 at T 4096, d 640 and ≤ 1.08 at T 1024, d 1280, half of PEFT LoKr's or less;
-bf16 ≤ 1.45 and ≤ 1.25, at most 0.55 of PEFT's. Least possible: the multiplies of the update,
-3(a2 + d/a1)/2d of the frozen layer's (0.01–0.05 here), as the frozen weight needs no gradient.
+L1, fp32 (64,8) over the frozen layer: ≤ 1.22 at T 4096, d 640 and ≤ 1.08 at T 1024, d 1280; at most
+half of PEFT LoKr's. L1b, bf16: ≤ 1.45 and ≤ 1.25; at most 0.55 of PEFT's. Least possible: the
+multiplies of the update, 3(a2 + d/a1)/2d of the frozen layer's (0.01–0.05 here), as the frozen
+weight needs no gradient. L2, bytes saved beyond x: ≤ min(a1,a2)/max(a1,a2) of x. Least possible: none.
 
-All contenders run interleaved in every round, so a busy machine slows them alike; a cell is the
-median over rounds of its time over the frozen layer's. Run: make bench
+All contenders run in every round, so a busy machine slows them alike. Run: make bench
 """
 
-import json
-import os
-import platform
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 import tyro
-from lycoris.modules.lokr import LokrModule
-from peft import LoKrConfig
-from peft.tuners.lokr.layer import Linear as PeftLinear
+from contenders import ADAPTERS, BYPASS, FROZEN, OURS, PEFT, REBUILD, random_factors
+from record import goal, interleave, prepare, ratios, save, time_once
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from krona.adapter import KronLinear, LoraLinear
-
-RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FROZEN, PEFT, OURS = "frozen", "PEFT LoKr", "krona"
-Contender = Callable[[Tensor], Tensor]
+Layers = dict[str, nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A layer of T rows, d inputs and outputs, and its goals, where the page sets them."""
+    """A layer of T rows, d inputs and outputs, and its goals, where there are some."""
 
     dtype: str
     num_rows: int
@@ -71,141 +60,133 @@ class Config:
     """Time one adapted layer against the frozen one and other adapters."""
 
     rounds: int = 15
-    """Interleaved rounds in a case; the first two are dropped."""
+    """Interleaved rounds in a case."""
     threads: int = 1
     """CPU threads of torch."""
     device: str = "cpu"
     """Where to run: cpu or cuda."""
 
 
-def contenders(case: Case, device: str) -> dict[str, Contender]:
-    """The frozen layer, and adapters around it: LoRA of rank 8, the rest with the same A and B.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one case gave, by contender.
 
-    PEFT and LyCORIS hold no oblong A by themselves: theirs is put in place of the one they made.
+    Attributes:
+        frozen_ms: median of the frozen layer's forward and backward.
+        ratios: time over the frozen layer's.
+        saved: bytes kept for the backward, x and weights aside, over those of x.
     """
+
+    frozen_ms: float
+    ratios: dict[str, float]
+    saved: dict[str, float]
+
+
+def make_layers(case: Case, device: str) -> Layers:
+    """The frozen layer, and the adapters around it, all but LoRA with the same A and B."""
     torch.manual_seed(0)
-    dtype = DTYPES[case.dtype]
-    base = nn.Linear(case.width, case.width, device=device, dtype=dtype).requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    ours = KronLinear(base, case.factors, init="kaiming", scale=1.0, generator=generator)
-    nn.init.normal_(ours.B, std=0.01)
-    factors = [factor.detach().to(dtype) for factor in (ours.A, ours.B)]
-    return {
-        FROZEN: base,
-        "LoRA 8": LoraLinear(base, 8, init="kaiming", scale=1.0, generator=generator),
-        PEFT: _peft(base, factors),
-        "LyCORIS rebuild": _lycoris(base, factors, is_bypass=False),
-        "LyCORIS bypass": _lycoris(base, factors, is_bypass=True),
-        OURS: ours,
-    }
+    base = nn.Linear(case.width, case.width, device=device, dtype=DTYPES[case.dtype])
+    base.requires_grad_(False)
+    A, B = random_factors(base, case.factors, torch.Generator().manual_seed(0))
+    return {FROZEN: base} | {name: make(base, A, B) for name, make in ADAPTERS.items()}
 
 
-def _peft(base: nn.Linear, factors: list[Tensor]) -> Contender:
-    rank = base.in_features
-    config = LoKrConfig(r=rank, alpha=rank)
-    layer: Any = PeftLinear(base, "bench", config=config, r=rank, alpha=rank)
-    layer.lokr_w1["bench"], layer.lokr_w2["bench"] = map(nn.Parameter, factors)
-    return layer  # type: ignore[no-any-return]
-
-
-def _lycoris(base: nn.Linear, factors: list[Tensor], *, is_bypass: bool) -> Contender:
-    layer: Any = LokrModule("bench", base, lora_dim=1, full_matrix=True, bypass_mode=is_bypass)
-    layer.lokr_w1, layer.lokr_w2 = map(nn.Parameter, factors)
-    return layer.to(base.weight.device)  # type: ignore[no-any-return]
-
-
-def check_equal(layers: dict[str, Contender], x: Tensor) -> None:
-    """Assert that all Kronecker layers compute the same, up to rounding."""
+def check_equal(layers: Layers, x: Tensor) -> None:
+    """Assert that all that multiply by A ⊗ B compute the same, up to rounding."""
     expected = layers[OURS](x)
-    for name in (PEFT, "LyCORIS rebuild", "LyCORIS bypass"):
+    for name in (PEFT, REBUILD, BYPASS):
         error = (layers[name](x) - expected).norm() / expected.norm()
         assert error < 0.02, f"{name} computes something else: relative error {error:.2g}"
 
 
-def time_once(layer: Contender, x: Tensor, grad: Tensor) -> float:
-    """Seconds of one forward and backward: the processor's on the CPU, which neighbours share."""
-    clock = time.perf_counter if x.is_cuda else time.process_time
+def run_once(layer: nn.Module, x: Tensor, grad: Tensor) -> float:
+    """Seconds of one forward and backward."""
     x.grad = None
-    _synchronize(x)
-    start = clock()
-    layer(x).backward(grad)  # type: ignore[no-untyped-call]
-    _synchronize(x)
-    return clock() - start
+    return time_once(lambda: layer(x).backward(grad), x.device.type)
 
 
-def _synchronize(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize()
+def saved_share(layer: nn.Module, base: nn.Module, x: Tensor) -> float:
+    """Bytes that the layer's forward keeps for the backward over those of x; x does not count."""
+    known = {_key(t) for t in (x, *base.parameters(), *layer.parameters())}
+    sizes: dict[int, int] = {}
+    kept = []  # storages that would be freed could be taken for those that follow
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        sizes[_key(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    return sum(n for key, n in sizes.items() if key not in known) / x.untyped_storage().nbytes()
 
 
-def measure(case: Case, config: Config) -> dict[str, float]:
-    """Median of each contender's time over the frozen layer's; "frozen" is its time in ms."""
-    layers = contenders(case, config.device)
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def measure(case: Case, config: Config) -> Result:
+    """Run one case."""
+    layers = make_layers(case, config.device)
     generator = torch.Generator().manual_seed(1)
-    shape = 1, case.num_rows, case.width
     x, grad = (
-        torch.randn(shape, generator=generator).to(config.device, DTYPES[case.dtype])
+        torch.randn(1, case.num_rows, case.width, generator=generator).to(
+            config.device, DTYPES[case.dtype]
+        )
         for _ in range(2)
     )
     x.requires_grad_()
     check_equal(layers, x)
-    rounds = [
-        {name: time_once(layer, x, grad) for name, layer in layers.items()}
-        for _ in range(config.rounds + 2)
-    ][2:]
-    ratios = {name: median(r[name] / r[FROZEN] for r in rounds) for name in layers}
-    return ratios | {FROZEN: 1e3 * median(r[FROZEN] for r in rounds)}
-
-
-def table(results: dict[Case, dict[str, float]]) -> Table:
-    """The ratios, with the goal beside ours."""
-    names = list(next(iter(results.values())))[1:]
-    columns = ["T, d (a1, a2)", "frozen ms", *names, "goal", "of PEFT", "goal"]
-    view = Table(*columns, title="forward + backward over the frozen layer's")
-    for case, ratios in results.items():
-        goals = (case.goal, case.peft_goal)
-        goal, peft_goal = ("" if value is None else f"≤ {value}" for value in goals)
-        cells = [f"{ratios[name]:.2f}" for name in (FROZEN, *names)]
-        of_peft = f"{ratios[OURS] / ratios[PEFT]:.2f}"
-        view.add_row(case.name, *cells, goal, of_peft, peft_goal)
-    return view
-
-
-def save(results: dict[Case, dict[str, float]], config: Config) -> Path:
-    """Write the results with what they were measured on; the file's name is the date."""
-    now = datetime.now(UTC)
-    record = {
-        "date": now.isoformat(timespec="seconds"),
-        "hardware": _hardware(config.device),
-        "versions": {name: version(name) for name in ("torch", "peft", "lycoris_lora")},
-        "config": asdict(config),
-        "results": [asdict(case) | {"ratios": ratios} for case, ratios in results.items()],
+    runs: dict[str, Callable[[], float]] = {
+        name: partial(run_once, layer, x, grad) for name, layer in layers.items()
     }
-    path = RESULTS / f"layer-{config.device}-{now:%Y-%m-%d}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    return path
+    times = interleave(runs, config.rounds)
+    return Result(
+        frozen_ms=1e3 * median(times[FROZEN]),
+        ratios=ratios(times, FROZEN),
+        saved={name: saved_share(layer, layers[FROZEN], x) for name, layer in layers.items()},
+    )
 
 
-def _hardware(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+def time_table(results: dict[Case, Result]) -> Table:
+    """L1 and L1b, with the goal beside ours."""
+    columns = ["T, d (a1, a2)", "frozen ms", *ADAPTERS, "goal", "of PEFT", "goal"]
+    table = Table(*columns, title="L1, L1b: forward + backward over the frozen layer's")
+    for case, result in results.items():
+        ours, of_peft = result.ratios[OURS], result.ratios[OURS] / result.ratios[PEFT]
+        cells = [f"{result.ratios[name]:.2f}" for name in ADAPTERS]
+        table.add_row(
+            case.name,
+            f"{result.frozen_ms:.2f}",
+            *cells,
+            goal(ours, case.goal),
+            f"{of_peft:.2f}",
+            goal(of_peft, case.peft_goal),
+        )
+    return table
+
+
+def saved_table(results: dict[Case, Result]) -> Table:
+    """L2, with the goal beside ours."""
+    table = Table("T, d (a1, a2)", *ADAPTERS, "goal", title="L2: bytes saved beyond x over x's")
+    for case, result in results.items():
+        cells = [f"{result.saved[name]:.3f}" for name in ADAPTERS]
+        limit = min(case.factors) / max(case.factors)
+        table.add_row(case.name, *cells, goal(result.saved[OURS], limit))
+    return table
 
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    torch.set_num_threads(config.threads)
-    console = Console(width=140)
+    prepare(config.threads)
+    console = Console(width=150)
     results = {}
     for case in CASES:
         with console.status(case.name):
             results[case] = measure(case, config)
-    console.print(table(results))
-    console.print(f"written to {save(results, config)}")
+    console.print(time_table(results), saved_table(results))
+    rows = [asdict(case) | asdict(result) for case, result in results.items()]
+    console.print(f"written to {save('layer', config, config.device, rows)}")
 
 
 if __name__ == "__main__":

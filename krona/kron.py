@@ -4,7 +4,7 @@ Legend: W (out, in) is the frozen weight; A (a1, a2) and B (b1, b2) with a1·b1 
 T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from krona.errors import KronaError
+from krona.fused import add_update_fused, are_kernels_faster, gradients_fused
 
 
 def divisors(n: int) -> list[int]:
@@ -58,16 +59,26 @@ def kron_linear(
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, dtype)
+    is_fused = are_kernels_faster(_update_alone, x, A, B, dtype)
+    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, dtype, is_fused)
+    return result
+
+
+def _update_alone(x: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, is_fused: bool) -> Tensor:
+    """x(A ⊗ B)ᵀ through the same node, with zeros for W: what is timed."""
+    weight = x.new_zeros(len(A) * len(B), x.shape[-1])
+    result: Tensor = _KronLinear.apply(x, weight, None, A, B, 1.0, dtype, is_fused)
     return result
 
 
 class _KronLinear(torch.autograd.Function):
     """The frozen product and the Kronecker update in one node, multiplied in the cheaper order.
 
-    Forward: inner = X·Bᵀ, Y += A·inner when B comes first, else inner = A·X, Y += inner·Bᵀ.
+    Forward: inner = X·Bᵀ, Y += A·inner when B comes first, else inner = A·X, Y += inner·Bᵀ. The
+    gradient of x is the same update with Aᵀ and Bᵀ, the other factor first.
     Saved for the backward: x, shared with every other layer that reads it, and inner, which on a
-    square layer is min(a1, a2)/max(a1, a2) of x. Casts are redone, not saved.
+    square layer is min(a1, a2)/max(a1, a2) of x; above half of x it is made again instead.
+    The fused kernels save x alone. Casts are redone, not saved.
     """
 
     @staticmethod
@@ -80,45 +91,81 @@ class _KronLinear(torch.autograd.Function):
         B: Tensor,
         scale: float,
         dtype: torch.dtype,
+        is_fused: bool,
     ) -> Tensor:
-        (a1, a2), (b1, b2) = A.shape, B.shape
-        left, right = A.to(dtype), B.to(dtype)
-        X = x.to(dtype).reshape(-1, a2, b2)
+        X = x.to(dtype).reshape(-1, A.shape[1], B.shape[1])
         y = F.linear(X.flatten(1), weight.to(dtype), None if bias is None else bias.to(dtype))
-        if _is_b_first(A, B):
-            inner = X @ right.T
-            _add_product(y.view(-1, a1, b1), left, inner, alpha=scale)
-        else:
-            inner = _product(left, X)
-            y.view(-1, b1).addmm_(inner.view(-1, b2), right.T, alpha=scale)
-        ctx.save_for_backward(x, weight, A, B, inner)
-        ctx.scale = scale
-        return y.view(*x.shape[:-1], a1 * b1)
+        inner = (add_update_fused if is_fused else _add_update)(y, X, A, B, scale)
+        is_kept = inner is not None and 2 * inner.numel() <= x.numel()
+        ctx.save_for_backward(x, weight, A, B, inner if is_kept else None)
+        ctx.scale, ctx.is_fused = scale, is_fused
+        return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, A, B, inner = ctx.saved_tensors
-        (a1, a2), (b1, b2) = A.shape, B.shape
-        left, right = A.to(grad.dtype), B.to(grad.dtype)
-        G = grad.reshape(-1, a1, b1)
-        X = x.to(grad.dtype).reshape(-1, a2, b2)
-        is_b_first = _is_b_first(A, B)
-        G_a, X_a = (G, inner) if is_b_first else (G @ right, X)
-        G_b, X_b = (_product(left.T, G), X) if is_b_first else (G, inner)
-        grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[0]:
-            grad_x = G.flatten(1) @ weight.to(grad.dtype)
-            if is_b_first:
-                grad_x.view(-1, b2).addmm_(G_b.view(-1, b1), right, alpha=ctx.scale)
-            else:
-                _add_product(grad_x.view_as(X), left.T, G_a, alpha=ctx.scale)
-            grad_x = grad_x.view_as(x)
-        if ctx.needs_input_grad[3]:
-            grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(ctx.scale)
-        if ctx.needs_input_grad[4]:
-            grad_b = (G_b.flatten(0, 1).T @ X_b.flatten(0, 1)).to(B.dtype).mul_(ctx.scale)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        needs_x, *needs = (ctx.needs_input_grad[i] for i in (0, 3, 4))
+        G = grad.reshape(-1, len(A), len(B))
+        X = x.to(grad.dtype).reshape(-1, A.shape[1], B.shape[1])
+        grad_x = G.flatten(1) @ weight.to(grad.dtype) if needs_x else None
+        gradients = gradients_fused if ctx.is_fused else _gradients
+        grad_a, grad_b = gradients(grad_x, G, X, A, B, inner, ctx.scale, needs)
+        grad_x = None if grad_x is None else grad_x.view_as(x)
+        return grad_x, None, None, grad_a, grad_b, None, None, None
+
+
+def _add_update(y: Tensor, X: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Add scale·A·X_t·Bᵀ to y (T, a1·b1) and return the first of the two products."""
+    left, right, is_b_first = A.to(y.dtype), B.to(y.dtype), _is_b_first(A, B)
+    inner = _inner(X, left, right, is_right_first=is_b_first)
+    _add_outer(y, inner, left, right, scale, is_right_first=is_b_first)
+    return inner
+
+
+def _gradients(
+    grad_x: Tensor | None,
+    G: Tensor,
+    X: Tensor,
+    A: Tensor,
+    B: Tensor,
+    inner: Tensor | None,
+    scale: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Add the update's part to grad_x (T, a2·b2), if there is one; return A's and B's if needed.
+
+    G is the gradient (T, a1, b1) of y, X (T, a2, b2); inner is what _add_update returned.
+    """
+    left, right, is_b_first = A.to(G.dtype), B.to(G.dtype), _is_b_first(A, B)
+    if inner is None:
+        inner = _inner(X, left, right, is_right_first=is_b_first)
+    inner_grad = _inner(G, left.T, right.T, is_right_first=not is_b_first)
+    if grad_x is not None:
+        _add_outer(grad_x, inner_grad, left.T, right.T, scale, is_right_first=not is_b_first)
+    G_a, X_a = (G, inner) if is_b_first else (inner_grad, X)
+    G_b, X_b = (inner_grad, X) if is_b_first else (G, inner)
+    grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(scale) if needs[0] else None
+    grad_b = (G_b.flatten(0, 1).T @ X_b.flatten(0, 1)).to(B.dtype).mul_(scale) if needs[1] else None
+    return grad_a, grad_b
+
+
+def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
+    """The first of the two products of L·X_t·Rᵀ: X_t·Rᵀ (T, q, m), or L·X_t (T, p, n).
+
+    X (T, q, n), L (p, q), R (m, n).
+    """
+    return X @ R.T if is_right_first else _product(L, X)
+
+
+def _add_outer(
+    out: Tensor, inner: Tensor, L: Tensor, R: Tensor, scale: float, *, is_right_first: bool
+) -> None:
+    """Add scale·L·X_t·Rᵀ to out (T, p·m), given the first product."""
+    if is_right_first:
+        _add_product(out.view(-1, len(L), len(R)), L, inner, alpha=scale)
+    else:
+        out.view(-1, len(R)).addmm_(inner.flatten(0, 1), R.T, alpha=scale)
 
 
 def _is_b_first(A: Tensor, B: Tensor) -> bool:
@@ -128,21 +175,20 @@ def _is_b_first(A: Tensor, B: Tensor) -> bool:
 
 def _is_narrow(X: Tensor) -> bool:
     """Whether one GEMM with L ⊗ I beats T small products L·X_t, although it multiplies zeros."""
-    return X.shape[-1] <= (8 if X.dtype in (torch.float32, torch.float64) else 16)
+    return X.shape[-1] <= (8 if X.dtype in (torch.float32, torch.float64) else 32)
 
 
 def _widen(L: Tensor, width: int) -> Tensor:
     """L ⊗ I (torch.kron 2.15 refuses some transposed one-row matrices)."""
-    eye = torch.eye(width, dtype=L.dtype, device=L.device)
-    wide = L[:, None, :, None] * eye[:, None, :]
-    return wide.reshape(len(L) * width, -1)
+    wide = L.new_zeros(len(L), width, L.shape[1], width)
+    wide.diagonal(dim1=1, dim2=3).copy_(L[..., None])
+    return wide.flatten(2).flatten(0, 1)
 
 
 def _add_product(out: Tensor, L: Tensor, X: Tensor, *, alpha: float) -> None:
     """Add alpha·L·X_t to out_t for every row t: out (T, p, m), L (p, q), X (T, q, m)."""
     if _is_narrow(X):
-        wide = _widen(L, X.shape[-1])
-        out.flatten(1).addmm_(X.flatten(1), wide.T, alpha=alpha)
+        out.flatten(1).addmm_(X.flatten(1), _widen(L.T, X.shape[-1]), alpha=alpha)
     else:
         out.baddbmm_(L.expand(len(X), -1, -1), X, alpha=alpha)
 
@@ -150,13 +196,15 @@ def _add_product(out: Tensor, L: Tensor, X: Tensor, *, alpha: float) -> None:
 def _product(L: Tensor, X: Tensor) -> Tensor:
     """(T, p, m) = L·X_t."""
     if _is_narrow(X):
-        return (X.flatten(1) @ _widen(L, X.shape[-1]).T).view(len(X), len(L), X.shape[-1])
+        return (X.flatten(1) @ _widen(L.T, X.shape[-1])).view(len(X), len(L), X.shape[-1])
     return torch.bmm(L.expand(len(X), -1, -1), X)
 
 
 def _sum_of_products(G: Tensor, X: Tensor) -> Tensor:
     """(p, q) = Σ_t G_t·X_tᵀ, with G (T, p, m) and X (T, q, m)."""
-    if _is_narrow(X):
-        blocks = (G.flatten(1).T @ X.flatten(1)).view(*G.shape[1:], *X.shape[1:])
-        return blocks.diagonal(dim1=1, dim2=3).sum(-1)
-    return torch.bmm(G, X.mT).sum(0)
+    if not _is_narrow(X):
+        return torch.bmm(G, X.mT).sum(0)
+    if G.shape[1] < X.shape[1]:  # the side that a GEMM has to transpose is best the smaller one
+        return _sum_of_products(X, G).T
+    blocks = (X.flatten(1).T @ G.flatten(1)).view(*X.shape[1:], *G.shape[1:])
+    return blocks.diagonal(dim1=1, dim2=3).sum(-1).T
