@@ -3,7 +3,7 @@
 L1, fp32 (64,8) over the frozen layer: ≤ 1.22 at T 4096, d 640 and ≤ 1.08 at T 1024, d 1280; at most
 half of PEFT LoKr's. L1b, bf16: ≤ 1.45 and ≤ 1.25; at most 0.55 of PEFT's. Least possible: the
 multiplies of the update, 3(a2 + d/a1)/2d of the frozen layer's (0.01–0.05 here), as the frozen
-weight needs no gradient. L2, bytes saved beyond x: ≤ min(a1,a2)/max(a1,a2) of x. Least possible: none.
+weight needs no gradient. L2, bytes saved beyond x: ≤ min(a1,a2)/max(a1,a2) of x. Least: none.
 
 All contenders run in every round, so a busy machine slows them alike. Run: make bench
 """
