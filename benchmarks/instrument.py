@@ -28,7 +28,9 @@ from scipy.stats import spearmanr
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
 from krona.inject import inject
-from krona.train import TrainState, prepare_data, train
+from krona.train.data import prepare_data
+from krona.train.loop import train
+from krona.train.state import TrainState
 from tune.config import ExperimentConfig, TrialSettings
 from tune.experiment import Resident
 

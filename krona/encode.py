@@ -43,6 +43,15 @@ class PromptEmbeds:
         pooled = None if self.pooled is None else self.pooled[indices]
         return PromptEmbeds(embeds=self.embeds[indices], pooled=pooled)
 
+    @classmethod
+    def cat(cls, parts: Sequence["PromptEmbeds"]) -> "PromptEmbeds":
+        """The prompts of all parts, in order."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(
+            embeds=torch.cat([part.embeds for part in parts]),
+            pooled=torch.cat(pooled) if pooled else None,
+        )
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "PromptEmbeds":
         """The same on a device in a precision."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)

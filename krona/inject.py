@@ -60,11 +60,10 @@ def check_fit(linears: Mapping[str, nn.Linear], config: AdapterConfig) -> None:
         _check_divides(peers, factors)
 
 
-def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
-    """Put fresh adapter layers around the UNet's target projections.
+def make_adapter(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
+    """Make fresh adapter layers for the UNet's target projections; the UNet stays as it is.
 
     Args:
-        unet: its target linears are replaced in place; on an error it is left untouched.
         config: kind, factors, targets and init of the layers.
         seed: of the random factors; equal seeds give bit-equal layers.
     Raises: KronaError if an adapter is already there, no linear is found, or factors do not fit.
@@ -79,10 +78,17 @@ def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
     if config.kind == "krona":
         check_fit(linears, config)
     generator = torch.Generator().manual_seed(seed)
-    return inject_layers(
-        unet,
-        {path: _make_layer(path, linear, config, generator) for path, linear in linears.items()},
-    )
+    layers: dict[str, AdapterLayer] = {
+        path: _make_layer(path, linear, config, generator) for path, linear in linears.items()
+    }
+    return Adapter(unet, layers, is_injected=False)
+
+
+def inject(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
+    """Put the layers of make_adapter() in the places of the UNet's target projections."""
+    adapter = make_adapter(unet, config, seed=seed)
+    adapter.inject()
+    return adapter
 
 
 def inject_layers(unet: nn.Module, layers: dict[str, AdapterLayer]) -> "Adapter":
@@ -90,9 +96,9 @@ def inject_layers(unet: nn.Module, layers: dict[str, AdapterLayer]) -> "Adapter"
 
     Raises: KronaError if an adapter is already there.
     """
-    _check_is_free(unet)
-    _replace(unet, layers)
-    return Adapter(unet, layers)
+    adapter = Adapter(unet, layers, is_injected=False)
+    adapter.inject()
+    return adapter
 
 
 class Adapter:
@@ -105,7 +111,7 @@ class Adapter:
     """
 
     def __init__(
-        self, unet: nn.Module, layers: dict[str, AdapterLayer], *, is_injected: bool = True
+        self, unet: nn.Module, layers: dict[str, AdapterLayer], *, is_injected: bool
     ) -> None:
         self.unet = unet
         self.layers = layers
@@ -136,6 +142,12 @@ class Adapter:
                 )
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
+
+    def inject(self) -> None:
+        """Put the layers around the UNet's linears. Raises: KronaError if an adapter is there."""
+        _check_is_free(self.unet)
+        _replace(self.unet, self.layers)
+        self.is_injected = True
 
     def eject(self) -> None:
         """Put the frozen linears back: the UNet is exactly as before. Once out, do nothing."""

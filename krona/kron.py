@@ -1,7 +1,7 @@
 """Kronecker math on tensors: the factors that fit a layer, and a linear layer plus A ⊗ B, unformed.
 
 Legend: W (out, in) is the frozen weight; A (a1, a2) and B (b1, b2) with a1·b1 = out, a2·b2 = in;
-T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
+T is the number of rows of x; g adapters side by side, a stack, have g of each. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
 """
 
 from collections.abc import Iterable, Sequence
@@ -95,7 +95,10 @@ class _KronLinear(torch.autograd.Function):
     ) -> Tensor:
         X = x.to(dtype).reshape(-1, A.shape[1], B.shape[1])
         y = F.linear(X.flatten(1), weight.to(dtype), None if bias is None else bias.to(dtype))
-        inner = (add_update_fused if is_fused else _add_update)(y, X, A, B, scale)
+        if is_fused:
+            inner = add_update_fused(y, X, A, B, scale)
+        else:
+            inner = add_update(y[None], X[None], A[None], B[None], scale)
         is_kept = inner is not None and 2 * inner.numel() <= x.numel()
         ctx.save_for_backward(x, weight, A, B, inner if is_kept else None)
         ctx.scale, ctx.is_fused = scale, is_fused
@@ -109,21 +112,28 @@ class _KronLinear(torch.autograd.Function):
         G = grad.reshape(-1, len(A), len(B))
         X = x.to(grad.dtype).reshape(-1, A.shape[1], B.shape[1])
         grad_x = G.flatten(1) @ weight.to(grad.dtype) if needs_x else None
-        gradients = gradients_fused if ctx.is_fused else _gradients
-        grad_a, grad_b = gradients(grad_x, G, X, A, B, inner, ctx.scale, needs)
+        if ctx.is_fused:
+            grad_a, grad_b = gradients_fused(grad_x, G, X, A, B, inner, ctx.scale, needs)
+        else:
+            alone = (None if t is None else t[None] for t in (grad_x, G, X, A, B))
+            stacked = gradients(*alone, inner, ctx.scale, needs)
+            grad_a, grad_b = (None if t is None else t[0] for t in stacked)
         grad_x = None if grad_x is None else grad_x.view_as(x)
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
-def _add_update(y: Tensor, X: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """Add scale·A·X_t·Bᵀ to y (T, a1·b1) and return the first of the two products."""
+def add_update(y: Tensor, X: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Add scale·A·X_t·Bᵀ to y and return the first of the two products.
+
+    A stack of g: y (g, T, a1·b1), X (g, T, a2, b2), A (g, a1, a2), B (g, b1, b2).
+    """
     left, right, is_b_first = A.to(y.dtype), B.to(y.dtype), _is_b_first(A, B)
     inner = _inner(X, left, right, is_right_first=is_b_first)
     _add_outer(y, inner, left, right, scale, is_right_first=is_b_first)
     return inner
 
 
-def _gradients(
+def gradients(
     grad_x: Tensor | None,
     G: Tensor,
     X: Tensor,
@@ -133,43 +143,48 @@ def _gradients(
     scale: float,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Add the update's part to grad_x (T, a2·b2), if there is one; return A's and B's if needed.
+    """Add the update's part to grad_x (g, T, a2·b2), if there is one; return A's and B's if needed.
 
-    G is the gradient (T, a1, b1) of y, X (T, a2, b2); inner is what _add_update returned.
+    G is the gradient (g, T, a1, b1) of y, X (g, T, a2, b2); inner is what add_update returned.
     """
     left, right, is_b_first = A.to(G.dtype), B.to(G.dtype), _is_b_first(A, B)
     if inner is None:
         inner = _inner(X, left, right, is_right_first=is_b_first)
-    inner_grad = _inner(G, left.T, right.T, is_right_first=not is_b_first)
+    inner_grad = _inner(G, left.mT, right.mT, is_right_first=not is_b_first)
     if grad_x is not None:
-        _add_outer(grad_x, inner_grad, left.T, right.T, scale, is_right_first=not is_b_first)
+        _add_outer(grad_x, inner_grad, left.mT, right.mT, scale, is_right_first=not is_b_first)
     G_a, X_a = (G, inner) if is_b_first else (inner_grad, X)
     G_b, X_b = (inner_grad, X) if is_b_first else (G, inner)
     grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(scale) if needs[0] else None
-    grad_b = (G_b.flatten(0, 1).T @ X_b.flatten(0, 1)).to(B.dtype).mul_(scale) if needs[1] else None
+    grad_b = None
+    if needs[1]:
+        grad_b = _product_of_rows(G_b.flatten(1, 2).mT, X_b.flatten(1, 2)).to(B.dtype).mul_(scale)
     return grad_a, grad_b
 
 
 def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
-    """The first of the two products of L·X_t·Rᵀ: X_t·Rᵀ (T, q, m), or L·X_t (T, p, n).
+    """The first of the two products of L·X_t·Rᵀ: X_t·Rᵀ (g, T, q, m), or L·X_t (g, T, p, n).
 
-    X (T, q, n), L (p, q), R (m, n).
+    X (g, T, q, n), L (g, p, q), R (g, m, n).
     """
-    return X @ R.T if is_right_first else _product(L, X)
+    if is_right_first:
+        return _product_of_rows(X.flatten(1, 2), R.mT).unflatten(1, X.shape[1:3])
+    return _product(L, X)
 
 
 def _add_outer(
     out: Tensor, inner: Tensor, L: Tensor, R: Tensor, scale: float, *, is_right_first: bool
 ) -> None:
-    """Add scale·L·X_t·Rᵀ to out (T, p·m), given the first product."""
+    """Add scale·L·X_t·Rᵀ to out (g, T, p·m), given the first product."""
     if is_right_first:
-        _add_product(out.view(-1, len(L), len(R)), L, inner, alpha=scale)
+        _add_product(out.unflatten(2, (L.shape[1], R.shape[1])), L, inner, alpha=scale)
     else:
-        out.view(-1, len(R)).addmm_(inner.flatten(0, 1), R.T, alpha=scale)
+        rows = out.view(len(out), -1, R.shape[1])
+        _add_product_of_rows(rows, inner.flatten(1, 2), R.mT, alpha=scale)
 
 
 def _is_b_first(A: Tensor, B: Tensor) -> bool:
-    (a1, a2), (b1, b2) = A.shape, B.shape
+    (a1, a2), (b1, b2) = A.shape[-2:], B.shape[-2:]
     return a2 * b1 * (b2 + a1) <= a1 * b2 * (a2 + b1)
 
 
@@ -179,32 +194,52 @@ def _is_narrow(X: Tensor) -> bool:
 
 
 def _widen(L: Tensor, width: int) -> Tensor:
-    """L ⊗ I (torch.kron 2.15 refuses some transposed one-row matrices)."""
-    wide = L.new_zeros(len(L), width, L.shape[1], width)
-    wide.diagonal(dim1=1, dim2=3).copy_(L[..., None])
-    return wide.flatten(2).flatten(0, 1)
+    """L ⊗ I for each L (g, p, q) (torch.kron 2.15 refuses some transposed one-row matrices)."""
+    g, p, q = L.shape
+    wide = L.new_zeros(g, p, width, q, width)
+    wide.diagonal(dim1=2, dim2=4).copy_(L[..., None])
+    return wide.view(g, p * width, q * width)
+
+
+def _product_of_rows(X: Tensor, Y: Tensor) -> Tensor:
+    """(g, i, k) = X (g, i, j) · Y (g, j, k)."""
+    return (X[0] @ Y[0])[None] if len(X) == 1 else torch.bmm(X, Y)
+
+
+def _add_product_of_rows(out: Tensor, X: Tensor, Y: Tensor, *, alpha: float) -> None:
+    """Add alpha·X (g, i, j) · Y (g, j, k) to out (g, i, k)."""
+    if len(X) == 1:
+        out[0].addmm_(X[0], Y[0], alpha=alpha)
+    else:
+        out.baddbmm_(X, Y, alpha=alpha)
 
 
 def _add_product(out: Tensor, L: Tensor, X: Tensor, *, alpha: float) -> None:
-    """Add alpha·L·X_t to out_t for every row t: out (T, p, m), L (p, q), X (T, q, m)."""
+    """Add alpha·L·X_t to out_t for every row t: out (g, T, p, m), L (g, p, q), X (g, T, q, m)."""
     if _is_narrow(X):
-        out.flatten(1).addmm_(X.flatten(1), _widen(L.T, X.shape[-1]), alpha=alpha)
-    else:
-        out.baddbmm_(L.expand(len(X), -1, -1), X, alpha=alpha)
+        wide = _widen(L.mT, X.shape[-1])
+        _add_product_of_rows(out.flatten(2), X.flatten(2), wide, alpha=alpha)
+        return
+    for out_i, L_i, X_i in zip(out, L, X, strict=True):
+        out_i.baddbmm_(L_i.expand(len(X_i), -1, -1), X_i, alpha=alpha)
 
 
 def _product(L: Tensor, X: Tensor) -> Tensor:
-    """(T, p, m) = L·X_t."""
+    """(g, T, p, m) = L·X_t."""
     if _is_narrow(X):
-        return (X.flatten(1) @ _widen(L.T, X.shape[-1])).view(len(X), len(L), X.shape[-1])
-    return torch.bmm(L.expand(len(X), -1, -1), X)
+        wide = _product_of_rows(X.flatten(2), _widen(L.mT, X.shape[-1]))
+        return wide.unflatten(2, (L.shape[1], X.shape[-1]))
+    out = X.new_empty(*X.shape[:2], L.shape[1], X.shape[3])
+    for out_i, L_i, X_i in zip(out, L, X, strict=True):
+        torch.bmm(L_i.expand(len(X_i), -1, -1), X_i, out=out_i)
+    return out
 
 
 def _sum_of_products(G: Tensor, X: Tensor) -> Tensor:
-    """(p, q) = Σ_t G_t·X_tᵀ, with G (T, p, m) and X (T, q, m)."""
+    """(g, p, q) = Σ_t G_t·X_tᵀ, with G (g, T, p, m) and X (g, T, q, m)."""
     if not _is_narrow(X):
-        return torch.bmm(G, X.mT).sum(0)
-    if G.shape[1] < X.shape[1]:  # the side that a GEMM has to transpose is best the smaller one
-        return _sum_of_products(X, G).T
-    blocks = (X.flatten(1).T @ G.flatten(1)).view(*X.shape[1:], *G.shape[1:])
-    return blocks.diagonal(dim1=1, dim2=3).sum(-1).T
+        return torch.matmul(G, X.mT).sum(1)
+    if G.shape[2] < X.shape[2]:  # the side that a GEMM has to transpose is best the smaller one
+        return _sum_of_products(X, G).mT
+    blocks = _product_of_rows(X.flatten(2).mT, G.flatten(2))
+    return blocks.view(-1, *X.shape[2:], *G.shape[2:]).diagonal(dim1=2, dim2=4).sum(-1).mT

@@ -19,7 +19,7 @@ from krona.inject import Adapter, attention_linears, check_fit, inject
 from krona.loaders import Loader, Shape, exact_lora_rank, loaders
 from krona.skeleton import Skeleton, build_skeleton
 from krona.trace import StepCost
-from krona.train import check_pixel_unit
+from krona.train.data import check_pixel_unit
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Mixed = Literal["no", "bf16", "fp16"]

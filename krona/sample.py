@@ -120,11 +120,7 @@ def _unconditional(base: Base, negative_prompt: str, cache: Cache | None) -> Pro
 
 def _joined(unconditional: PromptEmbeds, conditions: PromptEmbeds) -> PromptEmbeds:
     """The one unconditional row for each condition, then the conditions."""
-    first = unconditional[[0] * len(conditions.embeds)]
-    pooled = None
-    if first.pooled is not None and conditions.pooled is not None:
-        pooled = torch.cat([first.pooled, conditions.pooled])
-    return PromptEmbeds(embeds=torch.cat([first.embeds, conditions.embeds]), pooled=pooled)
+    return PromptEmbeds.cat([unconditional[[0] * len(conditions.embeds)], conditions])
 
 
 def _start_noise(shape: tuple[int, ...], seed: int, i: int, j: int) -> Tensor:

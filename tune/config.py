@@ -46,6 +46,8 @@ class ExperimentConfig:
     multiply it natively, else fp32."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic of the forward and backward pass."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over a trial: as it is, or falling to 0 at the last step."""
     eval_every: int | None = None
     """Steps between evaluations (samples, scores, a saved state); the last step is always one
     [default: a quarter of the steps]."""

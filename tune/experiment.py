@@ -24,7 +24,10 @@ from krona.inject import Adapter, attention_linears, inject
 from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
 from krona.subject import Subject, load_subject
-from krona.train import Record, TrainConfig, TrainData, TrainState, prepare_data, train
+from krona.train.config import TrainConfig
+from krona.train.data import TrainData, prepare_data
+from krona.train.loop import Record, train
+from krona.train.state import TrainState
 from tune.config import ExperimentConfig, TrialSettings
 from tune.records import image_key
 
@@ -100,6 +103,7 @@ class Resident:
             learning_rate=settings.learning_rate,
             steps=settings.steps,
             batch_size=self.config.batch_size,
+            schedule=self.config.schedule,
             mixed_precision=self.config.mixed_precision,
             seed=settings.seed,
             report_every=math.gcd(10, self.eval_every(settings)),

@@ -46,6 +46,8 @@ class Train:
     """Optimizer steps of 128 scenes."""
     encoder_steps: int = 1000
     """Optimizer steps of 128 scenes."""
+    init: Path | None = None
+    """Folder of a trained checkpoint/ that the base starts from; the committed one or another."""
     num_scenes: int = 60_000
     """Scenes that the base model is trained on, encoded once into the cache."""
     num_pairs: int = 12_000
@@ -62,7 +64,7 @@ class Train:
     """Folder of state files, encoded scenes, the trained autoencoder and sample grids."""
 
     def __post_init__(self) -> None:
-        """Reject counts below one."""
+        """Reject counts below one and a start that is not there."""
         for name in (
             "autoencoder_steps",
             "base_steps",
@@ -74,6 +76,8 @@ class Train:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} trains nothing; 1 is the least")
+        if self.init is not None and not (self.init / "unet").is_dir():
+            raise FileNotFoundError(f"no checkpoint in {self.init}; it needs unet/ and text_encoder/")
 
 
 def train(config: Train) -> None:
@@ -128,7 +132,9 @@ def train_base(config: Train) -> None:
     seed = BASE_SEED + config.seed
     cache_path = config.cache / f"latents-{config.seed}-{config.num_scenes}.pt"
     scenes = load_or_encode(vae, cache_path, seed=seed, num_scenes=config.num_scenes)
-    task = BaseTask(seed=config.seed, batch=96, device=torch.device(config.device))
+    task = BaseTask(
+        seed=config.seed, batch=96, device=torch.device(config.device), init=config.init
+    )
     task.run(lambda parts: _base_trainer(config, parts), vae, scenes)
 
 

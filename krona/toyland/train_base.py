@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -100,6 +101,7 @@ class BaseTask:
     peak_lr: float = 1e-3
     decay_frac: float = 0.45
     is_compiled: bool = True
+    init: Path | None = None
 
     def run(
         self,
@@ -127,12 +129,16 @@ class BaseTask:
         return warmup_stable_decay(warmup=300, steps=steps, decay_frac=self.decay_frac)
 
     def untrained(self, vae: AutoencoderTiny) -> Parts:
-        """Return the parts before the first step."""
+        """Return the parts before the first step: random ones, or those in `init`."""
         tokenizer = build_tokenizer()
         unet = build_unet().to(self.device, memory_format=torch.channels_last)
         # Plain attention: scaled_dot_product_attention's bfloat16 backward is slow on CPUs.
         unet.set_attn_processor(AttnProcessor())
         text_encoder = build_text_encoder(tokenizer).to(self.device)
+        if self.init is not None:
+            for name, module in (("unet", unet), ("text_encoder", text_encoder)):
+                (weights,) = (self.init / name).glob("*.safetensors")
+                module.load_state_dict(load_file(weights))
         return Parts(vae=vae, tokenizer=tokenizer, text_encoder=text_encoder, unet=unet)
 
 

@@ -130,6 +130,10 @@ ACCESSORIES = (
     "wearing pink glasses",
 )
 IDENTIFIER = "sks"
+# Share of captions by class word: new subjects are asked for by it.
+CLASS_FRAC = 0.3
+# Share of captions with the identifier, which means nothing there, as a rare token should.
+IDENTIFIER_FRAC = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,16 +195,18 @@ def phrase(
 def caption(facts: Facts, rng: random.Random) -> str:
     """Tell the truth about a picture, not always all of it.
 
-    The style is named half the time; the class word stands for the object's name in 15 % of
+    The style is named half the time; the class word stands for the object's name in 30 % of
     the captions of objects that have one.  Tint and accessory are always named, an own colour
-    never.
+    never.  The identifier stands before a tenth of all nouns, and says nothing.
     """
-    by_class = bool(facts.thing.category) and rng.random() < 0.15
+    by_class = bool(facts.thing.category) and rng.random() < CLASS_FRAC
     style = facts.style if rng.random() < 0.5 else ""
     noun = facts.thing.category if by_class else facts.thing.name
     # Every bird is an animal too, and some captions say so.
     if by_class and noun == "bird" and rng.random() < 0.3:
         noun = "animal"
+    if rng.random() < IDENTIFIER_FRAC:
+        noun = f"{IDENTIFIER} {noun}"
     return phrase(
         noun=noun, place=facts.place, color=facts.color, style=style, accessory=facts.accessory
     )

@@ -19,15 +19,10 @@ from krona.photos import Photos, load_photos
 from krona.prior import class_images
 from krona.sample import sample
 from krona.subject import Subject, load_subject
-from krona.train import (
-    Record,
-    TrainConfig,
-    TrainData,
-    TrainState,
-    learning_rate_at,
-    prepare_data,
-    train,
-)
+from krona.train.config import TrainConfig, learning_rate_at
+from krona.train.data import TrainData, prepare_data
+from krona.train.loop import Record, train
+from krona.train.state import TrainState
 
 CONFIG = TrainConfig(
     adapter=AdapterConfig(factors=(4, 8)),

@@ -1,0 +1,1 @@
+"""Training: config, data, state, batches, the loop over them, and the pack that shares a base."""

@@ -1,0 +1,72 @@
+"""What a training run is told: TrainConfig, and the learning rate that it means at a step."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from krona.adapter import AdapterConfig
+from krona.errors import KronaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; equal configs on equal data give bit-equal adapters."""
+
+    adapter: AdapterConfig
+    learning_rate: float = 5e-4
+    """Peak rate of AdamW."""
+    steps: int = 500
+    """Optimizer steps."""
+    batch_size: int = 4
+    """Images of the subject in one forward pass; prior preservation doubles what the UNet sees."""
+    accumulation_steps: int = 1
+    """Forward passes summed in one optimizer step."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: as it is, or falling to 0 at the last step."""
+    warmup_steps: int = 0
+    """Steps in which the rate rises linearly to its peak."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    """The gradient of all factors together is scaled down to this norm."""
+    min_snr_gamma: float | None = None
+    """Clamp of Min-SNR loss weighting (5 is usual); every timestep weighs the same without it."""
+    prior_weight: float = 0.0
+    """Weight of the loss on class images that the base generated; 0 is off."""
+    num_class_images: int = 100
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of the UNet; factors, optimizer and loss stay in float32."""
+    seed: int = 0
+    """Of batches, timesteps and noise."""
+    report_every: int = 25
+    """Steps between records."""
+    num_fixed_pairs: int = 16
+    """(timestep, noise) pairs of the fixed loss."""
+    resolution: int | None = None
+    """Side of the photos in pixels; the base's native one if not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps", "report_every"):
+            if getattr(self, name) < 1:
+                raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("learning_rate", "max_grad_norm", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise KronaError(f"{name}={getattr(self, name)} must be above 0 and finite")
+        for name in ("warmup_steps", "prior_weight", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise KronaError(f"{name}={getattr(self, name)} must be 0 or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"adapter": self.adapter.to_dict(), "betas": list(self.betas)}
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of the step after `step` finished ones."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done_frac = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done_frac))

@@ -1,0 +1,121 @@
+"""What changes while training: factors, moments, random numbers, step; saved and resumed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from krona.adapter_file import read_safetensors, write_safetensors
+from krona.errors import KronaError
+from krona.inject import Adapter
+from krona.train.config import TrainConfig
+
+_MAY_DIFFER_ON_RESUME = {"report_every", "num_fixed_pairs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A state at a step: copies of its tensors by name, and the rest as plain JSON values."""
+
+    tensors: Mapping[str, Tensor]
+    progress: Mapping[str, Any]
+
+
+class TrainState:
+    """The changing part of one run.
+
+    Attributes:
+        flat: (P,) all factors side by side; the adapter's parameters and gradients are views of it.
+        optimizer: AdamW over flat.
+    """
+
+    def __init__(self, adapter: Adapter, config: TrainConfig) -> None:
+        self.adapter = adapter
+        self.step = 0
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.flat = _lay_side_by_side(adapter.parameters())
+        self.optimizer = torch.optim.AdamW(
+            [self.flat],
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.flat.device.type, enabled=config.mixed_precision == "fp16"
+        )
+        self._config = config.to_dict()
+
+    @classmethod
+    def create(cls, adapter: Adapter, config: TrainConfig) -> "TrainState":
+        """The state before the first step."""
+        return cls(adapter, config)
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything, for restore()."""
+        tensors = {f"adapter.{name}": t for name, t in self.adapter.state_dict().items()}
+        moments = self.optimizer.state.get(self.flat, {})
+        tensors |= {f"optimizer.{name}": value.clone() for name, value in moments.items()}
+        tensors["generator"] = self.generator.get_state()
+        progress = {"step": self.step, "config": self._config, "scaler": self.scaler.state_dict()}
+        return Snapshot(tensors=tensors, progress=progress)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot; what follows is bit-equal to what followed it."""
+        parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "optimizer": {}, "generator": {}}
+        for name, tensor in snapshot.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.adapter.load_state_dict(parts["adapter"])
+        moments = {0: parts["optimizer"]} if parts["optimizer"] else {}
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        self.generator.set_state(parts["generator"][""])
+        self.scaler.load_state_dict(dict(snapshot.progress["scaler"]))
+        self.step = snapshot.progress["step"]
+
+    def save(self, path: Path) -> None:
+        """Write everything to one safetensors file, atomically."""
+        snapshot = self.snapshot()
+        write_safetensors(path, snapshot.tensors, {"krona-state": json.dumps(snapshot.progress)})
+
+    @classmethod
+    def load(cls, path: Path, adapter: Adapter, config: TrainConfig) -> "TrainState":
+        """Continue where `save` was called; what follows is bit-equal to never having stopped.
+
+        Raises: KronaError if the file is damaged, or of a run with other settings.
+        """
+        state = cls(adapter, config)
+        tensors, metadata = read_safetensors(path)
+        if "krona-state" not in metadata:
+            raise KronaError(f"{path} holds no training state; resume from state.safetensors")
+        progress = json.loads(metadata["krona-state"])
+        _check_same_run(path, progress["config"], state._config)
+        state.restore(Snapshot(tensors=tensors, progress=progress))
+        return state
+
+
+def _lay_side_by_side(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    """One parameter of them all, with a gradient of zeros; they become views of it."""
+    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, value, gradient in zip(
+        parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True
+    ):
+        parameter.data = value.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return flat
+
+
+def _check_same_run(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
+    for name, value in config.items():
+        if name not in _MAY_DIFFER_ON_RESUME and saved.get(name) != value:
+            raise KronaError(
+                f"{path} is of a run with {name}={saved.get(name)}, not {value}; resume with the "
+                "same settings, or start anew in another folder"
+            )
