@@ -1,0 +1,165 @@
+"""A pack: equal to separate runs, deaf to its neighbours, and undone where it fails."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from krona.adapter import AdapterConfig
+from krona.cache import Cache
+from krona.checkpoint import Base
+from krona.errors import KronaError, NonFiniteLossError
+from krona.inject import attention_linears, make_adapter
+from krona.photos import load_photos
+from krona.subject import load_subject
+from krona.train.config import TrainConfig
+from krona.train.data import TrainData, prepare_data
+from krona.train.loop import Run, advance
+from krona.train.state import TrainState
+
+CONFIG = TrainConfig(
+    adapter=AdapterConfig(factors=(4, 8)),
+    steps=20,
+    batch_size=2,
+    report_every=10,
+    num_fixed_pairs=4,
+    learning_rate=1e-2,
+)
+MIXED = (
+    CONFIG,
+    replace(CONFIG, seed=1, learning_rate=1e-3, schedule="cosine", warmup_steps=2),
+    replace(CONFIG, seed=2, adapter=AdapterConfig(factors=(8, 2), targets=("q", "v"))),
+    replace(CONFIG, seed=3, adapter=AdapterConfig(kind="lora", rank=2), max_grad_norm=0.01),
+    replace(CONFIG, seed=4, adapter=AdapterConfig(kind="lora", rank=2, targets=("k", "o"))),
+    replace(CONFIG, seed=5, adapter=AdapterConfig(factors=(2, 16)), batch_size=3),
+)
+Prepare = Callable[[Base, TrainConfig], TrainData]
+
+
+@pytest.fixture
+def prepare(subject_dir: Path, cache: Cache) -> Prepare:
+    subject = load_subject(str(subject_dir))
+    photos = load_photos(subject.photos_dir, resolution=16)
+    return lambda base, config: prepare_data(base, subject, photos, config, cache)
+
+
+def make_run(base: Base, data: TrainData, config: TrainConfig) -> Run:
+    adapter = make_adapter(base.unet, config.adapter, seed=config.seed)
+    return Run(data, TrainState.create(adapter, config), config)
+
+
+def finish(base: Base, runs: list[Run]) -> list[dict[str, Tensor]]:
+    while open_runs := [run for run in runs if not run.is_done]:
+        advance(base, open_runs)
+    return [run.state.adapter.state_dict() for run in runs]
+
+
+def assert_near(got: dict[str, Tensor], expected: dict[str, Tensor], limit: float) -> None:
+    one, other = (torch.cat([s[name].flatten() for name in expected]) for s in (got, expected))
+    error = float((one - other).norm() / other.norm())
+    print(f"relative difference of all factors: {error:.2g}")
+    assert error <= limit
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_packed_equals_separate_over_twenty_steps(
+    request: pytest.FixtureRequest, prepare: Prepare, name: str
+) -> None:
+    base: Base = request.getfixturevalue(name)
+    data = prepare(base, CONFIG)
+    alone = [finish(base, [make_run(base, data, config)])[0] for config in MIXED]
+    packed = finish(base, [make_run(base, data, config) for config in MIXED])
+    for one, other in zip(alone, packed, strict=True):
+        assert_near(other, one, 1e-4)
+
+
+def test_packed_equals_separate_in_double_precision(sd: Base, prepare: Prepare) -> None:
+    base = replace(sd, unet=copy.deepcopy(sd.unet).double(), dtype=torch.float64)
+    data = prepare(base, CONFIG)
+
+    def run(config: TrainConfig) -> Run:
+        adapter = make_adapter(base.unet, config.adapter, seed=config.seed)
+        for parameter in adapter.parameters():
+            parameter.data = parameter.data.double()
+        return Run(data, TrainState.create(adapter, config), config)
+
+    alone = [finish(base, [run(config)])[0] for config in MIXED]
+    packed = finish(base, [run(config) for config in MIXED])
+    for one, other in zip(alone, packed, strict=True):
+        assert_near(other, one, 1e-12)
+
+
+def test_records_come_at_each_runs_own_steps(sd: Base, prepare: Prepare) -> None:
+    data = prepare(sd, CONFIG)
+    often = make_run(sd, data, replace(CONFIG, report_every=4, steps=6))
+    seldom = make_run(sd, data, CONFIG)
+    steps = []
+    while not often.is_done:
+        outcomes = advance(sd, [often, seldom])
+        steps.append([getattr(outcome, "step", None) for outcome in outcomes])
+    assert steps == [[4, None], [6, None]]
+    (last,) = advance(sd, [seldom])
+    assert getattr(last, "step", None) == 10
+    (alone,) = advance(sd, [make_run(sd, data, CONFIG)])
+    for name in ("train_loss", "fixed_loss", "grad_norm"):
+        assert getattr(last, name) == pytest.approx(getattr(alone, name), rel=1e-4)
+
+
+def test_a_nan_in_one_run_leaves_the_others_bit_identical(sd: Base, prepare: Prepare) -> None:
+    data = prepare(sd, CONFIG)
+    bad = replace(data.latents, mean=torch.full_like(data.latents.mean, float("nan")))
+    outcomes: dict[bool, Any] = {}
+    states: dict[bool, list[dict[str, Tensor]]] = {}
+    for is_bad in (False, True):
+        runs = [make_run(sd, data, config) for config in MIXED]
+        if is_bad:
+            runs[1].data = replace(data, latents=bad)
+        outcomes[is_bad] = advance(sd, runs)
+        states[is_bad] = [run.state.adapter.state_dict() for run in runs]
+    assert isinstance(outcomes[True][1], NonFiniteLossError)
+    for i in (0, 2, 3, 4, 5):
+        assert outcomes[True][i].fixed_loss == outcomes[False][i].fixed_loss
+        good, beside_bad = states[False][i], states[True][i]
+        assert all(torch.equal(good[name], beside_bad[name]) for name in good)
+
+
+def test_a_failed_pack_is_as_before_and_goes_on(
+    sd: Base, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepare(sd, CONFIG)
+    linears = attention_linears(sd.unet)
+    whole = finish(sd, [make_run(sd, data, config) for config in MIXED[:2]])
+    runs = [make_run(sd, data, config) for config in MIXED[:2]]
+    advance(sd, runs)
+    calls = iter(range(100))
+    forward = sd.unet.forward
+
+    def fail_at_the_fourth(*args: Any, **options: Any) -> Any:
+        if next(calls) == 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(sd.unet, "forward", fail_at_the_fourth)
+    with pytest.raises(torch.OutOfMemoryError):
+        advance(sd, runs)
+    monkeypatch.setattr(sd.unet, "forward", forward)
+    assert [run.state.step for run in runs] == [10, 10]
+    assert attention_linears(sd.unet) == linears
+    for one, other in zip(whole, finish(sd, runs), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_runs_that_cannot_share_a_pass_are_refused(sd: Base, prepare: Prepare) -> None:
+    data = prepare(sd, CONFIG)
+    one = make_run(sd, data, CONFIG)
+    other = make_run(sd, data, replace(CONFIG, accumulation_steps=2))
+    with pytest.raises(KronaError, match="accumulation_steps=1 and 2 cannot be trained together"):
+        advance(sd, [one, other])
+    larger = make_run(sd, replace(data, resolution=32), CONFIG)
+    with pytest.raises(KronaError, match="16 and 32 px cannot be trained together"):
+        advance(sd, [one, larger])
