@@ -17,7 +17,7 @@ from krona.errors import KronaError, NonFiniteLossError
 from krona.train.batches import batch_losses, fixed_batches, random_batch
 from krona.train.config import TrainConfig, learning_rate_at
 from krona.train.data import TrainData
-from krona.train.pack import Pack
+from krona.pack import Pack
 from krona.train.state import TrainState
 
 
