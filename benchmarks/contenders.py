@@ -3,7 +3,7 @@
 PEFT and LyCORIS hold no oblong A by themselves: the given one is put in place of the one they made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -93,3 +93,11 @@ def random_factors(
     A = torch.randn(a1, a2, generator=generator).to(device)
     B = 0.01 * torch.randn(base.out_features // a1, base.in_features // a2, generator=generator)
     return A, B.to(device)
+
+
+def check_equal(adapted: Mapping[str, nn.Module], run: Callable[[nn.Module], Tensor]) -> None:
+    """Assert that all that multiply by A ⊗ B compute the same when run, up to rounding."""
+    expected = run(adapted[OURS])
+    for name in (PEFT, REBUILD, BYPASS):
+        error = (run(adapted[name]) - expected).norm() / expected.norm()
+        assert error < 0.02, f"{name} computes something else: relative error {error:.2g}"
