@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,8 +20,9 @@ from evals.scores import (
 )
 from krona.cache import Cache
 from krona.checkpoint import Base
+from krona.inject import Adapter
 from krona.photos import Photos
-from krona.sample import sample
+from krona.sample import sample, sample_each
 from krona.subject import Subject
 
 
@@ -78,6 +80,12 @@ class Scorer:
         """Sample the subject's prompts from `base` as it stands and score the images."""
         return self.score(self._sample(base, self.subject.instance_prompts))
 
+    def evaluate_each(self, base: Base, adapters: Sequence[Adapter]) -> list[Evaluation]:
+        """What evaluate() gives with each of the adapters, sampled together."""
+        prompts = self.subject.instance_prompts
+        sampled = sample_each(base, adapters, prompts, **self._sampling())
+        return [self.score(images) for images in sampled]
+
     def score(self, images: Sequence[Image.Image]) -> Evaluation:
         """Score images in prompt order, `images_per_prompt` for each of the subject's prompts."""
         features = {name: encoder.images(images) for name, encoder in self._image_encoders.items()}
@@ -101,15 +109,17 @@ class Scorer:
         return [prompt for prompt in prompts for _ in range(self.protocol.images_per_prompt)]
 
     def _sample(self, base: Base, prompts: Sequence[str]) -> list[Image.Image]:
-        return sample(
-            base,
-            prompts,
-            num_per_prompt=self.protocol.images_per_prompt,
-            steps=self.protocol.sampling_steps,
-            guidance_scale=self.protocol.guidance_scale,
-            seed=self.protocol.sampling_seed,
-            cache=self._cache,
-        )
+        return sample(base, prompts, **self._sampling())
+
+    def _sampling(self) -> dict[str, Any]:
+        """The options of sample() that the protocol means."""
+        return {
+            "num_per_prompt": self.protocol.images_per_prompt,
+            "steps": self.protocol.sampling_steps,
+            "guidance_scale": self.protocol.guidance_scale,
+            "seed": self.protocol.sampling_seed,
+            "cache": self._cache,
+        }
 
     def _calibrate(self, base: Base, photos: Photos) -> Anchors:
         key = {

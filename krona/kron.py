@@ -1,7 +1,8 @@
 """Kronecker math on tensors: the factors that fit a layer, and a linear layer plus A ⊗ B, unformed.
 
 Legend: W (out, in) is the frozen weight; A (a1, a2) and B (b1, b2) with a1·b1 = out, a2·b2 = in;
-T is the number of rows of x; g adapters side by side, a stack, have g of each. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
+T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
+A stack is g adapters of equal shapes side by side, with g in front of each shape.
 """
 
 from collections.abc import Iterable, Sequence
@@ -95,8 +96,9 @@ class _KronLinear(torch.autograd.Function):
     ) -> Tensor:
         X = x.to(dtype).reshape(-1, A.shape[1], B.shape[1])
         y = F.linear(X.flatten(1), weight.to(dtype), None if bias is None else bias.to(dtype))
+        inner = None
         if is_fused:
-            inner = add_update_fused(y, X, A, B, scale)
+            add_update_fused(y, X, A, B, scale)
         else:
             inner = add_update(y[None], X[None], A[None], B[None], scale)
         is_kept = inner is not None and 2 * inner.numel() <= x.numel()
@@ -115,8 +117,10 @@ class _KronLinear(torch.autograd.Function):
         if ctx.is_fused:
             grad_a, grad_b = gradients_fused(grad_x, G, X, A, B, inner, ctx.scale, needs)
         else:
-            alone = (None if t is None else t[None] for t in (grad_x, G, X, A, B))
-            stacked = gradients(*alone, inner, ctx.scale, needs)
+            stack_x = None if grad_x is None else grad_x[None]
+            stacked = gradients(
+                stack_x, G[None], X[None], A[None], B[None], inner, ctx.scale, needs
+            )
             grad_a, grad_b = (None if t is None else t[0] for t in stacked)
         grad_x = None if grad_x is None else grad_x.view_as(x)
         return grad_x, None, None, grad_a, grad_b, None, None, None
@@ -168,7 +172,7 @@ def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
     X (g, T, q, n), L (g, p, q), R (g, m, n).
     """
     if is_right_first:
-        return _product_of_rows(X.flatten(1, 2), R.mT).unflatten(1, X.shape[1:3])
+        return _product_of_rows(X.flatten(1, 2), R.mT).view(*X.shape[:3], -1)
     return _product(L, X)
 
 
@@ -177,7 +181,7 @@ def _add_outer(
 ) -> None:
     """Add scale·L·X_t·Rᵀ to out (g, T, p·m), given the first product."""
     if is_right_first:
-        _add_product(out.unflatten(2, (L.shape[1], R.shape[1])), L, inner, alpha=scale)
+        _add_product(out.view(*out.shape[:2], L.shape[1], -1), L, inner, alpha=scale)
     else:
         rows = out.view(len(out), -1, R.shape[1])
         _add_product_of_rows(rows, inner.flatten(1, 2), R.mT, alpha=scale)
@@ -228,7 +232,7 @@ def _product(L: Tensor, X: Tensor) -> Tensor:
     """(g, T, p, m) = L·X_t."""
     if _is_narrow(X):
         wide = _product_of_rows(X.flatten(2), _widen(L.mT, X.shape[-1]))
-        return wide.unflatten(2, (L.shape[1], X.shape[-1]))
+        return wide.view(*wide.shape[:2], L.shape[1], -1)
     out = X.new_empty(*X.shape[:2], L.shape[1], X.shape[3])
     for out_i, L_i, X_i in zip(out, L, X, strict=True):
         torch.bmm(L_i.expand(len(X_i), -1, -1), X_i, out=out_i)

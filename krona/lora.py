@@ -28,7 +28,7 @@ def gradients(
     scale: float,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Add the update's part to grad_x (g, T, in), if there is one; return down's and up's if needed.
+    """Add the update's part to grad_x (g, T, in), if it is there; return down's and up's if needed.
 
     G is the gradient (g, T, out) of y; inner is what add_update returned.
     """

@@ -99,7 +99,7 @@ class _Stack:
         layer, flat = self.layers[0], self.flat(batch)
         if isinstance(layer, LoraLinear):
             return flat
-        return flat.unflatten(2, (layer.A.shape[axis], layer.B.shape[axis]))
+        return flat.view(*flat.shape[:2], layer.A.shape[axis], layer.B.shape[axis])
 
 
 class _PackedLinear(nn.Module):
@@ -207,7 +207,7 @@ class _Packed(torch.autograd.Function):
 
 
 def _stacked(
-    stacks: Sequence[_Stack], factors: Sequence[Tensor]
+    stacks: Sequence[_Stack], factors: tuple[Tensor, ...] | list[Tensor]
 ) -> Iterator[tuple[_Stack, Tensor, Tensor]]:
     """Each stack with its left factors (layers, ·, ·) and its right ones."""
     start = 0

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -11,7 +13,9 @@ from torch import Tensor
 from krona.cache import Cache
 from krona.checkpoint import Base
 from krona.encode import PromptEmbeds, decode_latents, encode_prompts
+from krona.inject import Adapter
 from krona.objective import added_conditions
+from krona.pack import Pack
 
 
 def sample(
@@ -39,26 +43,74 @@ def sample(
         cache: where prompt embeddings are kept.
     Returns: the images in prompt order, `num_per_prompt` for each.
     """
+    (images,) = _sample(
+        base,
+        [],
+        prompts,
+        num_per_prompt=num_per_prompt,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        batch_size=batch_size,
+        resolution=resolution,
+        cache=cache,
+    )
+    return images
+
+
+def sample_each(
+    base: Base, adapters: Sequence[Adapter], prompts: Sequence[str], **options: Any
+) -> list[list[Image.Image]]:
+    """What sample() gives with each of the adapters, from batches that hold images of all.
+
+    Args:
+        adapters: one that may be injected, or several that are not.
+        options: of sample().
+    """
+    return _sample(base, adapters, prompts, **options)
+
+
+def _sample(
+    base: Base,
+    adapters: Sequence[Adapter],
+    prompts: Sequence[str],
+    *,
+    num_per_prompt: int = 1,
+    steps: int = 20,
+    guidance_scale: float = 5.0,
+    seed: int = 0,
+    negative_prompt: str = "",
+    batch_size: int | None = None,
+    resolution: int | None = None,
+    cache: Cache | None = None,
+) -> list[list[Image.Image]]:
+    """The images of each adapter, or of the base as it stands where there is none."""
+    num = max(1, len(adapters))
     side_px = resolution or base.resolution
     side = side_px * base.unet.config.sample_size // base.resolution
     shape = (base.unet.config.in_channels, side, side)
     conditions = encode_prompts(base, prompts, cache)
     unconditional = _unconditional(base, negative_prompt, cache)
     jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
-    batch_size = batch_size or _images_at_once(side_px)
-    images: list[Image.Image] = []
-    for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
-        noise = torch.stack([_start_noise(shape, seed, i, j) for i, j in batch])
-        latents = _denoise(
-            base,
-            noise.to(base.device),
-            conditions[[j for _, j in batch]],
-            unconditional,
-            steps=steps,
-            guidance_scale=guidance_scale,
-        )
-        images += to_images(decode_latents(base, latents))
+    num_at_once = max(1, (batch_size or _images_at_once(side_px)) // num)
+    images: list[list[Image.Image]] = [[] for _ in range(num)]
+    with Pack(base.unet, adapters) if adapters else nullcontext() as pack:
+        for start in range(0, len(jobs), num_at_once):
+            batch = jobs[start : start + num_at_once]
+            if pack is not None:
+                pack.set_rows([len(batch) * (1 if guidance_scale == 1.0 else 2)] * num)
+            noise = torch.stack([_start_noise(shape, seed, i, j) for i, j in batch])
+            latents = _denoise(
+                base,
+                noise.to(base.device).expand(num, *noise.shape),
+                conditions[[j for _, j in batch]],
+                unconditional,
+                steps=steps,
+                guidance_scale=guidance_scale,
+            )
+            for mine, of_adapter in zip(images, latents, strict=True):
+                mine += to_images(decode_latents(base, of_adapter))
     return images
 
 
@@ -83,21 +135,24 @@ def _denoise(
     steps: int,
     guidance_scale: float,
 ) -> Tensor:
-    """From noise (n, c, h, w) to latents; both halves of the guidance in one batch."""
+    """From noise (adapters, n, c, h, w) to latents.
+
+    A batch holds each adapter's rows in turn; both halves of the guidance, where there is one.
+    """
     is_guided = guidance_scale != 1.0
     text = _joined(unconditional, conditions) if is_guided else conditions
-    text = text.to(base.device, base.dtype)
+    text = PromptEmbeds.cat([text] * len(latents)).to(base.device, base.dtype)
     resolution = base.resolution * latents.shape[-1] // base.unet.config.sample_size
     added = None if text.pooled is None else added_conditions(text.pooled, resolution)
     scheduler = _scheduler(base)
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps.tolist():
-        inputs = torch.cat([latents, latents]) if is_guided else latents
-        output = base.unet(
-            inputs.to(base.dtype), t, text.embeds, added_cond_kwargs=added, return_dict=False
-        )[0].float()
+        inputs = torch.cat([latents, latents], dim=1) if is_guided else latents
+        rows = inputs.flatten(0, 1).to(base.dtype)
+        output = base.unet(rows, t, text.embeds, added_cond_kwargs=added, return_dict=False)[0]
+        output = output.float().view_as(inputs)
         if is_guided:
-            plain, asked = output.chunk(2)
+            plain, asked = output.chunk(2, dim=1)
             output = torch.lerp(plain, asked, guidance_scale)
         latents = scheduler.step(output, t, latents, return_dict=False)[0]
     return latents

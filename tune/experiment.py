@@ -1,4 +1,4 @@
-"""One trial, start to end: resident base and photos plus settings in, a stream of reports out.
+"""Trials, start to end: resident base and photos plus settings in, a stream of reports out.
 
 `krona train` runs it in the terminal, a slot runs it for the search; neither knows the other.
 """
@@ -6,6 +6,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from krona.adapter_file import Manifest, save_adapter
 from krona.attach import attach
 from krona.cache import Cache, default_cache_dir
 from krona.checkpoint import Base, base_dtype, load_base
-from krona.inject import Adapter, attention_linears, inject
+from krona.inject import attention_linears, make_adapter
 from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
 from krona.subject import Subject, load_subject
 from krona.train.config import TrainConfig
-from krona.train.data import TrainData, prepare_data
-from krona.train.loop import Record, train
+from krona.train.data import prepare_data
+from krona.train.loop import Record, Run, advance
 from krona.train.state import TrainState
 from tune.config import ExperimentConfig, TrialSettings
 from tune.records import image_key
@@ -165,58 +166,121 @@ def adapter_config(trial: TrialSettings) -> AdapterConfig:
     )
 
 
-def run_experiment(
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One adapter on its way from first to last step; the base holds it only while it advances."""
+
+    settings: TrialSettings
+    run: Run
+    workdir: Path
+
+
+def start_trial(
     resident: Resident, settings: Mapping[str, Any], workdir: Path, *, resume: bool = False
-) -> Iterator[Report]:
-    """Train and score one adapter; the base is as before when the generator ends or is closed.
+) -> Trial:
+    """Make a trial that stands before its first step, or at its last saved one.
 
     Args:
         settings: fields of TrialSettings.
         workdir: gets adapter.safetensors and state.safetensors at each evaluation.
         resume: continue from workdir's state, if there is one; the result is bit-equal.
-    Yields: a Report for each record of the training loop; evaluations carry scores and images.
-    Raises: KronaError for bad settings, NonFiniteLossError if training diverges.
+    Raises: KronaError for bad settings.
     """
     trial = TrialSettings.from_dict(settings)
     config = resident.train_config(trial)
     data = prepare_data(resident.base, resident.subject, resident.photos, config, resident.cache)
-    adapter = inject(resident.base.unet, config.adapter, seed=trial.seed)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        yield from _reports(resident, trial, config, data, adapter, workdir, resume=resume)
-    finally:
-        adapter.eject()
-
-
-def _reports(
-    resident: Resident,
-    trial: TrialSettings,
-    config: TrainConfig,
-    data: TrainData,
-    adapter: Adapter,
-    workdir: Path,
-    *,
-    resume: bool,
-) -> Iterator[Report]:
+    adapter = make_adapter(resident.base.unet, config.adapter, seed=trial.seed)
+    workdir.mkdir(parents=True, exist_ok=True)
     state_path = workdir / STATE_FILE
+    make = TrainState.create
     if resume and state_path.exists():
-        state = TrainState.load(state_path, adapter, config)
-    else:
-        state = TrainState.create(adapter, config)
-    for record in train(resident.base, data, state, config):
-        if record.step % resident.eval_every(trial) and record.step < config.steps:
-            yield Report(step=record.step, metrics=_metrics(record))
-            continue
-        evaluation = resident.scorer.evaluate(resident.base)
-        manifest = resident.manifest(trial, step=record.step)
-        save_adapter(workdir / ADAPTER_FILE, adapter.state_dict(), manifest)
-        state.save(state_path)
-        yield Report(
-            step=record.step,
-            metrics=_metrics(record) | evaluation.metrics() | {"num_params": adapter.num_params},
-            images=_keyed_images(evaluation),
-            is_evaluation=True,
-        )
+        make = partial(TrainState.load, state_path)
+    return Trial(settings=trial, run=Run(data, make(adapter, config), config), workdir=workdir)
+
+
+def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
+    """Train trials together up to the next report of any; evaluations carry scores and images.
+
+    A trial that was resumed at its last step is only scored, so that its end is told.
+    Returns: for each trial its report, or what ended it, or None if it has nothing to say yet.
+    Raises: what concerns them all, such as torch.OutOfMemoryError; they are then as before.
+    """
+    is_open = [trial for trial in trials if not trial.run.is_done]
+    records = advance(resident.base, [trial.run for trial in is_open]) if is_open else []
+    said = dict(zip(map(id, is_open), records, strict=True))
+    evaluations = _evaluate(
+        resident, [trial for trial in trials if _is_evaluated(resident, trial, said.get(id(trial)))]
+    )
+    return [
+        _outcome(resident, trial, said.get(id(trial)), evaluations.get(id(trial)))
+        for trial in trials
+    ]
+
+
+def run_experiment(
+    resident: Resident, settings: Mapping[str, Any], workdir: Path, *, resume: bool = False
+) -> Iterator[Report]:
+    """Train and score one adapter by itself; the arguments are start_trial()'s.
+
+    Yields: a Report for each record of the training loop.
+    Raises: KronaError for bad settings, NonFiniteLossError if training diverges.
+    """
+    trial = start_trial(resident, settings, workdir, resume=resume)
+    is_done = False
+    while not is_done:
+        (outcome,) = advance_trials(resident, [trial])
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            yield outcome
+        is_done = trial.run.is_done
+
+
+def _is_evaluated(resident: Resident, trial: Trial, record: object) -> bool:
+    is_at_evaluation = trial.run.state.step % resident.eval_every(trial.settings) == 0
+    return trial.run.is_done or (isinstance(record, Record) and is_at_evaluation)
+
+
+def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluation]:
+    """The evaluation of each trial by its id(), sampled together where memory allows it."""
+    adapters = [trial.run.state.adapter for trial in trials]
+    if not adapters:
+        return {}
+    try:
+        evaluations = resident.scorer.evaluate_each(resident.base, adapters)
+    except torch.OutOfMemoryError:
+        if len(trials) == 1:
+            raise
+        return {key: e for t in trials for key, e in _evaluate(resident, [t]).items()}
+    return {id(trial): e for trial, e in zip(trials, evaluations, strict=True)}
+
+
+def _outcome(
+    resident: Resident,
+    trial: Trial,
+    record: Record | Exception | None,
+    evaluation: Evaluation | None,
+) -> Report | Exception | None:
+    """Tell of a record; at an evaluation also save adapter and state."""
+    if isinstance(record, Exception):
+        return record
+    metrics = {} if record is None else _metrics(record)
+    step = trial.run.state.step
+    if evaluation is None:
+        return None if record is None else Report(step=step, metrics=metrics)
+    adapter = trial.run.state.adapter
+    try:
+        manifest = resident.manifest(trial.settings, step=step)
+        save_adapter(trial.workdir / ADAPTER_FILE, adapter.state_dict(), manifest)
+        trial.run.state.save(trial.workdir / STATE_FILE)
+    except Exception as error:
+        return error
+    return Report(
+        step=step,
+        metrics=metrics | evaluation.metrics() | {"num_params": adapter.num_params},
+        images=_keyed_images(evaluation),
+        is_evaluation=True,
+    )
 
 
 def _metrics(record: Record) -> dict[str, float]:

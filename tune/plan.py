@@ -41,7 +41,7 @@ def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:
         slots=slots,
         gpus_per_slot=config.gpus_per_slot if gpus else 0.0,
         cpus_per_slot=threads,
-        trials_at_once=min(config.max_concurrent or slots, config.num_trials),
+        trials_at_once=min(config.max_concurrent or slots * config.pack, config.num_trials),
     )
 
 

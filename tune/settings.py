@@ -35,13 +35,16 @@ class SweepConfig:
     seed: int = 0
     """Seed of the search and of every trial."""
     slots: int | None = None
-    """Trials that train at the same time [default: one per GPU, else from the CPU cores]."""
+    """Copies of the base that train [default: one per GPU, else from the CPU cores]."""
     gpus_per_slot: float = 1.0
     """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU."""
+    pack: int = 1
+    """Trials that a slot trains at once over one copy of the base; more are faster on a device
+    that one trial does not fill, and the search learns from fewer finished ones."""
     cpus_per_slot: int | None = None
     """CPU cores, and torch threads, of a slot [default: the cores shared out evenly]."""
     max_concurrent: int | None = None
-    """Trials in flight at the same time [default: the number of slots]."""
+    """Trials in flight at the same time [default: slots times pack]."""
     tracking_uri: str | None = None
     """MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db in this folder]."""
     storage: Path = Path("krona-runs")
@@ -56,7 +59,7 @@ class SweepConfig:
     """Python module that trains and scores a trial."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "steps", "slots", "cpus_per_slot", "max_concurrent"):
+        for name in ("trials", "steps", "slots", "pack", "cpus_per_slot", "max_concurrent"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")

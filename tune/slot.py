@@ -1,14 +1,14 @@
 """A slot: one worker of the sweep's only Ray Train run, with the frozen base resident.
 
-It takes jobs from the broker and advances them in turn. A job is a generator of reports; how many
-are held at once is `capacity`, and nothing here depends on its being 1.
+It takes jobs from the broker and advances them together, as many as `pack` says; one enters as soon
+as another leaves.
 """
 
 import importlib
 import math
 import traceback
 import warnings
-from collections.abc import Generator
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class SlotConfig:
     tracking_uri: str
     folder: Path
     threads: int
-    capacity: int = 1
+    pack: int = 1
 
 
 def run_slot(loop_config: dict[str, SlotConfig]) -> None:
@@ -65,11 +65,11 @@ def run_slot(loop_config: dict[str, SlotConfig]) -> None:
 class _Active:
     job: Job
     run_id: str
-    reports: Generator[bool]
+    trial: Any
 
 
 class Slot:
-    """The jobs of one worker, advanced in turn."""
+    """The trials of one worker, advanced together over one base."""
 
     def __init__(self, config: SlotConfig, module: Any, resident: Any, rank: int) -> None:
         self._config = config
@@ -78,64 +78,115 @@ class Slot:
         self._resident = resident
         self._rank = rank
         self._tracker = Tracker(config.tracking_uri)
+        self._capacity = config.pack
         self._active: list[_Active] = []
+        self._evicted: deque[_Active] = deque()
 
     def run(self) -> None:
         """Take and advance jobs until the broker has no more to give."""
-        while True:
-            while len(self._active) < self._config.capacity:
-                waits = not self._active
-                job = ray.get(self._broker.take.remote(self._rank, wait=waits))
-                if job is None:
-                    break
-                self._active.append(self._start(job))
-            if not self._active:
-                return
-            self._active = [active for active in self._active if self._advance(active)]
+        while self._fill():
+            self._active = [
+                active for active, outcome in self._advance() if self._settle(active, outcome)
+            ]
 
-    def _start(self, job: Job) -> _Active:
-        sweep_run = job.payload["sweep_run"]
-        if job.kind == "sheet":
-            return _Active(job, sweep_run.parent_id, self._sheet(job))
-        tags = {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
-        run_id = self._tracker.trial_run(sweep_run, job.key, job.payload["settings"], tags=tags)
-        return _Active(job, run_id, self._train(job, run_id))
+    def _fill(self) -> bool:
+        """Start what there is room for, evicted trials first. Returns whether there is any."""
+        while len(self._active) < self._capacity:
+            if self._evicted:
+                self._active.append(self._evicted.popleft())
+                continue
+            job = ray.get(self._broker.take.remote(self._rank, wait=not self._active))
+            if job is None:
+                break
+            self._start(job)
+        return bool(self._active)
 
-    def _advance(self, active: _Active) -> bool:
-        """Run a job up to its next report. Returns whether it is still active."""
+    def _start(self, job: Job) -> None:
+        """Let a trial join the others; draw a sheet at once."""
+        sweep_run, run_id = job.payload["sweep_run"], job.payload["sweep_run"].parent_id
         try:
-            if next(active.reports):
-                return True
-            active.reports.close()
-        except StopIteration:
-            ray.get(self._broker.finish.remote(active.job))
+            if job.kind == "sheet":
+                self._draw_sheet(job)
+                ray.get(self._broker.finish.remote(job))
+                return
+            settings, folder = job.payload["settings"], self._config.folder / job.key
+            tags = {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
+            run_id = self._tracker.trial_run(sweep_run, job.key, settings, tags=tags)
+            trial = self._module.start_trial(
+                self._resident, settings, folder, resume=job.attempt > 1 or folder.exists()
+            )
         except Exception as error:
-            text = failure_text(error)
-            self._tracker.log_failure(active.run_id, text)
-            ray.get(self._broker.finish.remote(active.job, text))
-        return False
+            self._fail(job, run_id, error)
+            return
+        self._active.append(_Active(job, run_id, trial))
 
-    def _train(self, job: Job, run_id: str) -> Generator[bool]:
-        """Train a trial, record each report, yield whether Tune wants more of it."""
-        settings, folder = job.payload["settings"], self._config.folder / job.key
-        reports = self._module.run_experiment(
-            self._resident, settings, folder, resume=job.attempt > 1 or folder.exists()
-        )
-        for report in reports:
-            is_final = report.is_evaluation and report.step >= settings["steps"]
-            self._tracker.log_report(run_id, report.step, report.metrics, report.images)
-            if report.is_evaluation:
-                self._tracker.log_adapter(run_id, folder / ADAPTER_FILE)
-                check_finite(report.metrics)
-            result = report.metrics | {TIME: report.step, "is_final": is_final}
-            yield ray.get(self._broker.report.remote(job, result, wait=report.is_evaluation))
+    def _advance(self) -> list[tuple[_Active, Any]]:
+        """Train all up to a report of any; each one's report, or what ended it, or None.
 
-    def _sheet(self, job: Job) -> Generator[bool]:
+        Where memory is short, half of them wait as they are until there is room. Where anything
+        else goes wrong with all, each advances alone, and fails alone.
+        """
+        try:
+            trials = [active.trial for active in self._active]
+            outcomes = self._module.advance_trials(self._resident, trials)
+            return list(zip(self._active, outcomes, strict=True))
+        except Exception as error:
+            if len(self._active) == 1:
+                return [(self._active[0], error)]
+            if is_out_of_memory(error):
+                self._capacity = len(self._active) // 2
+                self._evicted.extend(self._active[self._capacity :])
+                self._active = self._active[: self._capacity]
+                return [(active, None) for active in self._active]
+        return [pair for active in self._active for pair in self._advance_alone(active)]
+
+    def _advance_alone(self, active: _Active) -> list[tuple[_Active, Any]]:
+        try:
+            return [(active, self._module.advance_trials(self._resident, [active.trial])[0])]
+        except Exception as error:
+            return [(active, error)]
+
+    def _settle(self, active: _Active, outcome: Any) -> bool:
+        """Record and hand on what a trial said. Returns whether it goes on."""
+        if outcome is None:
+            return True
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            is_wanted = self._hand_on(active, outcome)
+        except Exception as error:
+            self._fail(active.job, active.run_id, error)
+            return False
+        if outcome.step >= active.job.payload["settings"]["steps"]:
+            ray.get(self._broker.finish.remote(active.job))
+            return False
+        return is_wanted
+
+    def _hand_on(self, active: _Active, report: Any) -> bool:
+        """Record a report and tell the search. Returns whether the search wants more."""
+        job, run_id = active.job, active.run_id
+        is_final = report.is_evaluation and report.step >= job.payload["settings"]["steps"]
+        self._tracker.log_report(run_id, report.step, report.metrics, report.images)
+        if report.is_evaluation:
+            self._tracker.log_adapter(run_id, self._config.folder / job.key / ADAPTER_FILE)
+            check_finite(report.metrics)
+        result = report.metrics | {TIME: report.step, "is_final": is_final}
+        return bool(ray.get(self._broker.report.remote(job, result, wait=report.is_evaluation)))
+
+    def _draw_sheet(self, job: Job) -> None:
         """Sample the best adapters under equal prompts and seeds onto one picture."""
         sheet = self._module.best_sheet(self._resident, job.payload["adapters"])
-        parent_id = job.payload["sweep_run"].parent_id
-        self._tracker.log_picture(parent_id, sheet, "contact_sheet.png")
-        yield True
+        self._tracker.log_picture(job.payload["sweep_run"].parent_id, sheet, "contact_sheet.png")
+
+    def _fail(self, job: Job, run_id: str, error: Exception) -> None:
+        text = failure_text(error)
+        self._tracker.log_failure(run_id, text)
+        ray.get(self._broker.finish.remote(job, text))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory, or the machine's, did not suffice."""
+    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
 
 
 def check_finite(metrics: dict[str, float]) -> None:

@@ -228,4 +228,5 @@ def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: A
         tracking_uri=config.tracking(),
         folder=folder.trials,
         threads=plan.cpus_per_slot,
+        pack=config.pack,
     )

@@ -77,7 +77,7 @@ class Train:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} trains nothing; 1 is the least")
         if self.init is not None and not (self.init / "unet").is_dir():
-            raise FileNotFoundError(f"no checkpoint in {self.init}; it needs unet/ and text_encoder/")
+            raise FileNotFoundError(f"no checkpoint in {self.init}: it has no unet/")
 
 
 def train(config: Train) -> None:

@@ -1,4 +1,4 @@
-"""Batches of runs and their losses: latents and random numbers in, one forward pass for them all."""
+"""Batches of runs and their losses: latents and random numbers in, one forward pass for all."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -109,7 +109,7 @@ def batch_losses(
             return_dict=False,
         )[0]
     errors = F.mse_loss(predicted.float(), wanted, reduction="none").mean(dim=(1, 2, 3))
-    parts = (weights * errors).split([len(batch) for batch in batches])
+    parts = torch.split(weights * errors, [len(batch) for batch in batches])
     return torch.stack([part.sum() for part in parts])
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from krona.checkpoint import Base
 from krona.errors import KronaError, NonFiniteLossError
+from krona.pack import Pack
 from krona.train.batches import batch_losses, fixed_batches, random_batch
 from krona.train.config import TrainConfig, learning_rate_at
 from krona.train.data import TrainData
-from krona.pack import Pack
 from krona.train.state import TrainState
 
 

@@ -105,7 +105,7 @@ def _lay_side_by_side(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
     flat.grad = torch.zeros_like(flat)
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, value, gradient in zip(
-        parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True
+        parameters, torch.split(flat.detach(), sizes), torch.split(flat.grad, sizes), strict=True
     ):
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)

@@ -2,13 +2,13 @@
 
 The score has one peak at (8, 32) and learning rate 5e-3, rises with the steps, and is exact:
 what a test finds in MLflow can be worked out by hand. The identifier asks for trouble ("fails",
-"slow"); marker files in the trial's folder tell what was run, across processes.
+"slow", "short of memory"); marker files in the trial's folder tell what was run, across processes.
 """
 
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,23 +56,42 @@ def final_score(settings: Mapping[str, Any]) -> float:
     return 1 / (1 + distance / 4)
 
 
-def run_experiment(
+@dataclass
+class Trial:
+    settings: Mapping[str, Any]
+    workdir: Path
+    step: int
+
+
+def start_trial(
     resident: Resident, settings: Mapping[str, Any], workdir: Path, *, resume: bool = False
-) -> Iterator[Report]:
+) -> Trial:
     workdir.mkdir(parents=True, exist_ok=True)
     state, steps = workdir / "state.txt", settings["steps"]
     done = int(state.read_text()) if resume and state.exists() else 0
     first = min(done + 1, steps)  # cut off at the very end: the last step is reported again
     with (workdir / "starts.txt").open("a") as file:
         file.write(f"{first} {os.getpid()}\n")
+    return Trial(settings, workdir, first - 1)
+
+
+def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
+    time.sleep(SLOW_STEP_S if resident.config.identifier == "slow" else STEP_S)
+    if resident.config.identifier == "short of memory" and len(trials) > 2:
+        raise RuntimeError("not enough memory: you tried to allocate 8 bytes")
+    return [advance(resident, trial, len(trials)) for trial in trials]
+
+
+def advance(resident: Resident, trial: Trial, num_together: int) -> Report | Exception:
+    with (trial.workdir / "together.txt").open("a") as file:
+        file.write(f"{num_together}\n")
     try:
-        for step in range(first, steps + 1):
-            time.sleep(SLOW_STEP_S if resident.config.identifier == "slow" else STEP_S)
-            if resident.config.identifier == "fails" and settings["a1"] == 4:
-                raise RuntimeError("this pair always fails")
-            yield report(resident, settings, step, workdir)
-    finally:
-        (workdir / "closed.txt").write_text(str(time.time()))
+        if resident.config.identifier == "fails" and trial.settings["a1"] == 4:
+            raise RuntimeError("this pair always fails")
+    except RuntimeError as error:
+        return error
+    trial.step += 1
+    return report(resident, trial.settings, trial.step, trial.workdir)
 
 
 def report(resident: Resident, settings: Mapping[str, Any], step: int, workdir: Path) -> Report:

@@ -11,7 +11,15 @@ from krona.adapter_file import load_adapter
 from krona.errors import KronaError
 from krona.inject import attention_linears
 from tune.config import ExperimentConfig
-from tune.experiment import ADAPTER_FILE, Report, Resident, best_sheet, run_experiment
+from tune.experiment import (
+    ADAPTER_FILE,
+    Report,
+    Resident,
+    advance_trials,
+    best_sheet,
+    run_experiment,
+    start_trial,
+)
 
 SETTINGS = {"a1": 8, "a2": 8, "learning_rate": 5e-3, "steps": 4, "seed": 3}
 OTHER = {"kind": "lora", "rank": 2, "learning_rate": 1e-2, "steps": 2, "targets": "qv", "seed": 7}
@@ -54,6 +62,52 @@ def test_a_stopped_trial_resumes_bit_for_bit(resident: Resident, tmp_path: Path)
     rest = run(resident, SETTINGS, tmp_path / "stopped", resume=True)
     assert [report.step for report in rest] == [4]
     assert_bit_equal(factors(tmp_path / "whole"), factors(tmp_path / "stopped"))
+
+
+def test_a_trial_resumed_at_its_end_tells_it_again(resident: Resident, tmp_path: Path) -> None:
+    before = run(resident, SETTINGS, tmp_path)[-1]
+    (again,) = run(resident, SETTINGS, tmp_path, resume=True)
+    assert (again.step, again.metrics["balance"]) == (4, before.metrics["balance"])
+
+
+def test_packed_trials_score_as_each_by_itself(resident: Resident, tmp_path: Path) -> None:
+    settings = {"one": SETTINGS, "two": SETTINGS | {"seed": 4}, "lora": OTHER}
+    alone = {name: run(resident, told, tmp_path / name) for name, told in settings.items()}
+    trials = {
+        name: start_trial(resident, told, tmp_path / f"packed-{name}")
+        for name, told in settings.items()
+    }
+    packed: dict[str, list[Report]] = {name: [] for name in trials}
+    while open_names := [name for name in trials if not trials[name].run.is_done]:
+        outcomes = advance_trials(resident, [trials[name] for name in open_names])
+        for name, outcome in zip(open_names, outcomes, strict=True):
+            if outcome is not None:
+                assert isinstance(outcome, Report)
+                packed[name].append(outcome)
+    for name in settings:
+        one, other = factors(tmp_path / name), factors(tmp_path / f"packed-{name}")
+        for key in one:
+            torch.testing.assert_close(other[key], one[key], rtol=1e-3, atol=1e-4)
+        assert [report.step for report in packed[name]] == [report.step for report in alone[name]]
+        for mine, theirs in zip(packed[name], alone[name], strict=True):
+            for score in ("fixed_loss", "clip_i", "clip_t"):
+                assert mine.metrics[score] == pytest.approx(theirs.metrics[score], abs=1e-2)
+
+
+def test_evaluations_that_do_not_fit_together_are_made_one_by_one(
+    resident: Resident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_each = resident.scorer.evaluate_each
+
+    def one_at_a_time(base: Any, adapters: Any) -> Any:
+        if len(adapters) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return evaluate_each(base, adapters)
+
+    monkeypatch.setattr(resident.scorer, "evaluate_each", one_at_a_time)
+    trials = [start_trial(resident, OTHER, tmp_path / name) for name in ("one", "two")]
+    outcomes = advance_trials(resident, trials)
+    assert all(isinstance(outcome, Report) and outcome.is_evaluation for outcome in outcomes)
 
 
 def test_evaluations_carry_scores_images_and_the_adapter(

@@ -34,6 +34,11 @@ def test_max_concurrent_limits_the_trials_in_flight():
     assert make_plan(SweepConfig(max_concurrent=1), {"CPU": 2.0}).trials_at_once == 1
 
 
+def test_a_pack_multiplies_the_trials_in_flight():
+    assert make_plan(SweepConfig(pack=4), {"CPU": 2.0}).trials_at_once == 8
+    assert make_plan(SweepConfig(pack=4, trials=5), {"CPU": 2.0}).trials_at_once == 5
+
+
 @pytest.mark.parametrize(
     ("resources", "changes"),
     [

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -81,7 +82,7 @@ def test_every_trial_is_a_run_whose_last_score_is_what_its_settings_earn(swept, 
     for row in swept.rows:
         if row.state == "finished":
             expected = final_score({"a1": row.a1, "a2": row.a2, "learning_rate": row.learning_rate})
-            assert row.balance == pytest.approx(expected)
+            assert row.scores["balance"] == pytest.approx(expected)
             history = client.get_metric_history(row.run_id, "train_loss")
             assert [point.step for point in history] == list(range(1, row.steps + 1))
 
@@ -159,6 +160,35 @@ def test_a_trial_that_fails_or_diverges_fails_alone_and_says_why(swept, folder, 
     told = {trial.number: trial.state for trial in study(folder, "failing").trials}
     failed = {number for number, state in told.items() if state is TrialState.FAIL}
     assert failed == {int(row.key) for row in result.rows if row.a1 != 8}
+
+
+def together(folder: Path, name: str) -> list[list[int]]:
+    """How many trials were advanced together at each step, of each trial."""
+    paths = (folder / "krona-runs" / name / "trials").glob("*/together.txt")
+    return [[int(line) for line in path.read_text().split()] for path in paths]
+
+
+def test_packed_trials_enter_as_others_leave_and_score_as_alone(swept, folder):
+    config = tiny_config(folder, name="packed", trials=10, slots=1)
+    result = sweep(replace(config, pack=4))
+    assert result.is_complete
+    assert {row.state for row in result.rows} <= {"finished", "pruned"}
+    for row in result.rows:
+        if row.state == "finished":
+            settings = {"a1": row.a1, "a2": row.a2, "learning_rate": row.learning_rate}
+            assert row.scores["balance"] == pytest.approx(final_score(settings))
+    sizes = together(folder, "packed")
+    assert max(map(max, sizes)) == 4
+    assert sum(1 for trial in sizes if 4 in trial) > 4
+
+
+def test_a_pack_short_of_memory_shrinks_and_loses_no_step(folder):
+    config = tiny_config(folder, name="shrunk", identifier="short of memory", trials=6, slots=1)
+    result = sweep(replace(config, pack=4))
+    assert result.is_complete
+    assert {row.state for row in result.rows} <= {"finished", "pruned"}
+    assert max(map(max, together(folder, "shrunk"))) == 2
+    assert all(len(starts(folder, "shrunk", row.key)) == 1 for row in result.rows)
 
 
 def test_dead_slot_then_ctrl_c_then_resume_lose_only_steps_since_the_last_state(folder):

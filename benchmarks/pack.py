@@ -1,0 +1,113 @@
+"""P2: N adapters trained together over one frozen base, over N trained one after another.
+
+Goals: ≥ 3 × for N = 8 on 8 × 8 latents, ≥ 2 × on 16 × 16. The embedded base has latents of 16 × 16;
+8 × 8 are photos of half its side. "alike": all of one shape, which share their products; "mixed":
+of eight shapes, as in a search. Most that is possible: N times the least time of a step, where one
+run leaves the device idle. Both ways run in every round. Run: make bench
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tyro
+from record import goal, interleave, prepare, ratios, save, time_once
+from rich.console import Console
+from rich.table import Table
+
+from krona.adapter import AdapterConfig
+from krona.cache import Cache
+from krona.checkpoint import Base, base_dtype, load_base
+from krona.inject import make_adapter
+from krona.photos import load_photos
+from krona.subject import load_subject
+from krona.train.config import TrainConfig
+from krona.train.data import prepare_data
+from krona.train.loop import Run, advance
+from krona.train.state import TrainState
+
+SHAPES = ((4, 64), (8, 8), (16, 16), (64, 8), (2, 32), (32, 4), (4, 16), (8, 32))
+GOALS = {8: 3.0, 16: 2.0}
+ENDLESS = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Time adapters trained together against one after another, on the embedded base."""
+
+    num_runs: int = 8
+    """Adapters."""
+    steps: int = 2
+    """Steps of each in a round."""
+    rounds: int = 5
+    """Interleaved rounds in a case."""
+    batch_size: int = 4
+    """Images of each adapter in a step."""
+    precision: str = "auto"
+    """Of the base's weights: auto, fp32 or bf16."""
+    threads: int = 2
+    """CPU threads of torch."""
+    device: str = "cpu"
+    """Where to run: cpu or cuda."""
+
+
+def measure(base: Base, config: Config, *, resolution: int, is_mixed: bool, cache: Cache) -> float:
+    """How many times as fast the runs are together."""
+    subject = load_subject("backpack")
+    photos = load_photos(subject.photos_dir, resolution=resolution)
+    runs = []
+    for i in range(config.num_runs):
+        told = TrainConfig(
+            adapter=AdapterConfig(factors=SHAPES[i % len(SHAPES)] if is_mixed else SHAPES[0]),
+            steps=ENDLESS,
+            batch_size=config.batch_size,
+            report_every=config.steps,
+            num_fixed_pairs=1,
+            resolution=resolution,
+            seed=i,
+        )
+        data = prepare_data(base, subject, photos, told, cache)
+        adapter = make_adapter(base.unet, told.adapter, seed=i)
+        runs.append(Run(data, TrainState.create(adapter, told), told))
+
+    def one_by_one() -> None:
+        for run in runs:
+            advance(base, [run])
+
+    times = interleave(
+        {
+            "one by one": lambda: time_once(one_by_one, config.device),
+            "together": lambda: time_once(lambda: advance(base, runs), config.device),
+        },
+        config.rounds,
+    )
+    return 1 / ratios(times, "one by one")["together"]
+
+
+def main(config: Config) -> None:
+    """Measure all cases, print and keep them."""
+    prepare(config.threads)
+    dtype = base_dtype(config.precision, config.device)
+    base = load_base("toyland", device=config.device, dtype=dtype)
+    table = Table("latents", "adapters", "times as fast", "goal", title=f"{config.num_runs} runs")
+    results = {"dtype": str(dtype)}
+    with TemporaryDirectory() as folder:
+        for side in GOALS:
+            for is_mixed in (False, True):
+                speed = measure(
+                    base,
+                    config,
+                    resolution=side * base.resolution // base.unet.config.sample_size,
+                    is_mixed=is_mixed,
+                    cache=Cache(Path(folder)),
+                )
+                name = "mixed" if is_mixed else "alike"
+                results[f"{side} {name}"] = speed
+                limit = goal(speed, GOALS[side], is_least=True)
+                table.add_row(f"{side} x {side}", name, f"{speed:.2f}", limit)
+    Console().print(table)
+    Console().print(f"written to {save('pack', config, config.device, results)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
