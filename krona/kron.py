@@ -172,7 +172,7 @@ def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
     X (g, T, q, n), L (g, p, q), R (g, m, n).
     """
     if is_right_first:
-        return _product_of_rows(X.flatten(1, 2), R.mT).view(*X.shape[:3], -1)
+        return _product_of_rows(X.flatten(1, 2), R.mT).view(*X.shape[:3], R.shape[1])
     return _product(L, X)
 
 
@@ -181,7 +181,7 @@ def _add_outer(
 ) -> None:
     """Add scale·L·X_t·Rᵀ to out (g, T, p·m), given the first product."""
     if is_right_first:
-        _add_product(out.view(*out.shape[:2], L.shape[1], -1), L, inner, alpha=scale)
+        _add_product(out.view(*out.shape[:2], L.shape[1], R.shape[1]), L, inner, alpha=scale)
     else:
         rows = out.view(len(out), -1, R.shape[1])
         _add_product_of_rows(rows, inner.flatten(1, 2), R.mT, alpha=scale)
@@ -232,7 +232,7 @@ def _product(L: Tensor, X: Tensor) -> Tensor:
     """(g, T, p, m) = L·X_t."""
     if _is_narrow(X):
         wide = _product_of_rows(X.flatten(2), _widen(L.mT, X.shape[-1]))
-        return wide.view(*wide.shape[:2], L.shape[1], -1)
+        return wide.view(*X.shape[:2], L.shape[1], X.shape[3])
     out = X.new_empty(*X.shape[:2], L.shape[1], X.shape[3])
     for out_i, L_i, X_i in zip(out, L, X, strict=True):
         torch.bmm(L_i.expand(len(X_i), -1, -1), X_i, out=out_i)
@@ -246,4 +246,4 @@ def _sum_of_products(G: Tensor, X: Tensor) -> Tensor:
     if G.shape[2] < X.shape[2]:  # the side that a GEMM has to transpose is best the smaller one
         return _sum_of_products(X, G).mT
     blocks = _product_of_rows(X.flatten(2).mT, G.flatten(2))
-    return blocks.view(-1, *X.shape[2:], *G.shape[2:]).diagonal(dim1=2, dim2=4).sum(-1).mT
+    return blocks.view(len(X), *X.shape[2:], *G.shape[2:]).diagonal(dim1=2, dim2=4).sum(-1).mT
