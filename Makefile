@@ -50,6 +50,7 @@ check: install  ## lint, types, import directions
 bench: install  ## the benchmarks; results go to benchmarks/results/
 	$(BIN)/python benchmarks/layer.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/precision.py
 
 cluster-up: install  ## start the cluster of clusters/$(CLUSTER).yaml
