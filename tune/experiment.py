@@ -28,12 +28,14 @@ from krona.subject import Subject, load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.loop import Record, Run, advance
+from krona.train.pack_size import best_pack_size
 from krona.train.state import TrainState
 from tune.config import ExperimentConfig, TrialSettings
 from tune.records import image_key
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"
+MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,12 @@ class Resident:
     def eval_every(self, settings: TrialSettings) -> int:
         """Steps between evaluations: as configured, or a quarter of the trial's steps."""
         return self.config.eval_every or -(-settings.steps // 4)
+
+    def pack_size(self) -> int:
+        """How many trials train fastest together here, measured with the paper's adapter."""
+        config = self.train_config(TrialSettings())
+        data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
+        return best_pack_size(self.base, data, config, most=MOST_PACKED)
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""

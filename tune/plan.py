@@ -11,12 +11,11 @@ MAX_CPU_SLOTS = 4  # each holds a copy of the base; torch threads use the cores 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Slots, what each takes, and how many trials are in flight."""
+    """Slots, and what each takes."""
 
     slots: int
     gpus_per_slot: float
     cpus_per_slot: int
-    trials_at_once: int
 
 
 def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:
@@ -41,8 +40,12 @@ def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:
         slots=slots,
         gpus_per_slot=config.gpus_per_slot if gpus else 0.0,
         cpus_per_slot=threads,
-        trials_at_once=min(config.max_concurrent or slots * config.pack, config.num_trials),
     )
+
+
+def trials_at_once(config: SweepConfig, plan: Plan, pack: int) -> int:
+    """How many trials are in flight when each slot trains `pack` at once."""
+    return min(config.max_concurrent or plan.slots * pack, config.num_trials)
 
 
 def _cpu_slots(config: SweepConfig, cpus: int) -> int:

@@ -38,9 +38,10 @@ class SweepConfig:
     """Copies of the base that train [default: one per GPU, else from the CPU cores]."""
     gpus_per_slot: float = 1.0
     """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU."""
-    pack: int = 1
+    pack: int | Literal["auto"] = 1
     """Trials that a slot trains at once over one copy of the base; more are faster on a device
-    that one trial does not fill, and the search learns from fewer finished ones."""
+    that one trial does not fill, and the search learns from fewer finished ones. 'auto' is as many
+    as are measured to be faster."""
     cpus_per_slot: int | None = None
     """CPU cores, and torch threads, of a slot [default: the cores shared out evenly]."""
     max_concurrent: int | None = None
@@ -61,7 +62,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         for name in ("trials", "steps", "slots", "pack", "cpus_per_slot", "max_concurrent"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value != "auto" and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")
         if self.gpus_per_slot <= 0:
             raise KronaError(f"gpus_per_slot={self.gpus_per_slot} must be above 0: 1, or 0.5")

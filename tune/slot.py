@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
@@ -35,7 +35,7 @@ class SlotConfig:
     tracking_uri: str
     folder: Path
     threads: int
-    pack: int = 1
+    pack: int | Literal["auto"] = 1
 
 
 def run_slot(loop_config: dict[str, SlotConfig]) -> None:
@@ -50,15 +50,17 @@ def run_slot(loop_config: dict[str, SlotConfig]) -> None:
         try:
             module = importlib.import_module(config.experiment_module)
             resident = module.Resident.load(config.experiment)
+            pack = config.pack if config.pack != "auto" else resident.pack_size()
         except Exception as error:  # no slot will do better: this ends the sweep
             ray.get(config.broker.close.remote(failure_text(error)))
             return
     facts = {
         "valid_factors": resident.valid_factors,
+        "pack": pack,
         "warnings": [str(w.message) for w in caught if issubclass(w.category, UserWarning)],
     }
     ray.get(config.broker.register.remote(rank, facts))
-    Slot(config, module, resident, rank).run()
+    Slot(config, module, resident, rank, pack).run()
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,16 @@ class _Active:
 class Slot:
     """The trials of one worker, advanced together over one base."""
 
-    def __init__(self, config: SlotConfig, module: Any, resident: Any, rank: int) -> None:
+    def __init__(
+        self, config: SlotConfig, module: Any, resident: Any, rank: int, pack: int
+    ) -> None:
         self._config = config
         self._broker = config.broker
         self._module = module
         self._resident = resident
         self._rank = rank
         self._tracker = Tracker(config.tracking_uri)
-        self._capacity = config.pack
+        self._capacity = pack
         self._active: list[_Active] = []
         self._evicted: deque[_Active] = deque()
 
@@ -99,6 +103,8 @@ class Slot:
             if job is None:
                 break
             self._start(job)
+        # adapters of one shape side by side share their products
+        self._active.sort(key=lambda active: str(active.trial.settings))
         return bool(self._active)
 
     def _start(self, job: Job) -> None:

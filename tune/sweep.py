@@ -16,7 +16,7 @@ from tune.callback import RunStates
 from tune.cluster import ray_session, slots
 from tune.conclusion import conclude, sheet_job
 from tune.folder import SweepFolder, open_folder
-from tune.plan import Plan, make_plan
+from tune.plan import Plan, make_plan, trials_at_once
 from tune.progress import Progress
 from tune.provenance import provenance, shared_params
 from tune.ranking import Row, best, rank, ranking_table
@@ -134,11 +134,20 @@ class _Sweep:
                 RunStates(tracker, sweep_run, self._broker, self._stop),
                 Progress(self._console, trials=trials, done=done, best=search.best_score),
             ]
-            self._tune(search, sweep_run, callbacks, num_trials=trials - done)
+            num_at_once = trials_at_once(self._config, self._plan, facts["pack"])
+            self._tune(
+                search, sweep_run, callbacks, num_trials=trials - done, num_at_once=num_at_once
+            )
         return search.num_finished >= trials
 
     def _tune(
-        self, search: StudySearch, sweep_run: SweepRun, callbacks: list[Any], *, num_trials: int
+        self,
+        search: StudySearch,
+        sweep_run: SweepRun,
+        callbacks: list[Any],
+        *,
+        num_trials: int,
+        num_at_once: int,
     ) -> None:
         """Let Tune run trials until they are done or the sweep is stopped."""
         trial = ray.tune.with_parameters(run_trial, broker=self._broker, sweep_run=sweep_run)
@@ -155,7 +164,7 @@ class _Sweep:
                     max_steps=self._config.steps,
                     grace_steps=self._config.eval_every,
                 ),
-                max_concurrent_trials=self._plan.trials_at_once,
+                max_concurrent_trials=num_at_once,
                 stop=self._stop,
                 callbacks=callbacks,
                 reuse_actors=True,

@@ -17,9 +17,11 @@ from krona.errors import KronaError, NonFiniteLossError
 from krona.inject import attention_linears, make_adapter
 from krona.photos import load_photos
 from krona.subject import load_subject
+from krona.train import pack_size
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
 from krona.train.loop import Run, advance
+from krona.train.pack_size import best_pack_size
 from krona.train.state import TrainState
 
 CONFIG = TrainConfig(
@@ -152,6 +154,30 @@ def test_a_failed_pack_is_as_before_and_goes_on(
     assert attention_linears(sd.unet) == linears
     for one, other in zip(whole, finish(sd, runs), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_pack_doubles_while_that_is_faster_and_fits(
+    sd: Base, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepare(sd, CONFIG)
+    speeds = {1: 1.0, 2: 1.5, 4: 2.0, 8: 2.1}
+    monkeypatch.setattr(pack_size, "_speed", lambda base, data, config, size: speeds[size])
+    assert best_pack_size(sd, data, CONFIG, most=8) == 4
+    assert best_pack_size(sd, data, CONFIG, most=3) == 2
+
+    def short_of_memory(base: Any, data: Any, config: Any, size: int) -> float:
+        if size > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return speeds[size]
+
+    monkeypatch.setattr(pack_size, "_speed", short_of_memory)
+    assert best_pack_size(sd, data, CONFIG, most=8) == 2
+
+
+def test_measuring_a_pack_leaves_the_base_as_it_was(sd: Base, prepare: Prepare) -> None:
+    linears = attention_linears(sd.unet)
+    assert best_pack_size(sd, prepare(sd, CONFIG), CONFIG, most=2) in (1, 2)
+    assert attention_linears(sd.unet) == linears
 
 
 def test_runs_that_cannot_share_a_pass_are_refused(sd: Base, prepare: Prepare) -> None:

@@ -39,6 +39,9 @@ class Resident:
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
 
+    def pack_size(self) -> int:
+        return 3
+
     @classmethod
     def load(cls, config: ExperimentConfig) -> "Resident":
         if config.subject == "nobody":

@@ -3,7 +3,7 @@
 import pytest
 
 from krona.errors import KronaError
-from tune.plan import make_plan
+from tune.plan import make_plan, trials_at_once
 from tune.settings import SweepConfig
 
 
@@ -26,17 +26,20 @@ from tune.settings import SweepConfig
 )
 def test_slots_follow_from_the_cluster(resources, changes, slots, cpus):
     plan = make_plan(SweepConfig(**changes), resources)
-    assert (plan.slots, plan.cpus_per_slot, plan.trials_at_once) == (slots, cpus, slots)
+    assert (plan.slots, plan.cpus_per_slot) == (slots, cpus)
     assert plan.slots * plan.cpus_per_slot <= resources["CPU"]
 
 
 def test_max_concurrent_limits_the_trials_in_flight():
-    assert make_plan(SweepConfig(max_concurrent=1), {"CPU": 2.0}).trials_at_once == 1
+    config = SweepConfig(max_concurrent=1)
+    assert trials_at_once(config, make_plan(config, {"CPU": 2.0}), 1) == 1
 
 
 def test_a_pack_multiplies_the_trials_in_flight():
-    assert make_plan(SweepConfig(pack=4), {"CPU": 2.0}).trials_at_once == 8
-    assert make_plan(SweepConfig(pack=4, trials=5), {"CPU": 2.0}).trials_at_once == 5
+    plan = make_plan(SweepConfig(), {"CPU": 2.0})
+    assert trials_at_once(SweepConfig(), plan, 1) == 2
+    assert trials_at_once(SweepConfig(), plan, 4) == 8
+    assert trials_at_once(SweepConfig(trials=5), plan, 4) == 5
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,12 @@ def test_packed_trials_enter_as_others_leave_and_score_as_alone(swept, folder):
     assert sum(1 for trial in sizes if 4 in trial) > 4
 
 
+def test_an_automatic_pack_is_as_large_as_the_slot_measures(folder):
+    config = tiny_config(folder, name="auto", trials=6, slots=1)
+    assert sweep(replace(config, pack="auto")).is_complete
+    assert max(map(max, together(folder, "auto"))) == 3
+
+
 def test_a_pack_short_of_memory_shrinks_and_loses_no_step(folder):
     config = tiny_config(folder, name="shrunk", identifier="short of memory", trials=6, slots=1)
     result = sweep(replace(config, pack=4))
