@@ -79,7 +79,8 @@ def start_trial(
 
 
 def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
-    time.sleep(SLOW_STEP_S if resident.config.identifier == "slow" else STEP_S)
+    is_slow = resident.config.identifier in ("slow", "short of memory")
+    time.sleep(SLOW_STEP_S if is_slow else STEP_S)
     if resident.config.identifier == "short of memory" and len(trials) > 2:
         raise RuntimeError("not enough memory: you tried to allocate 8 bytes")
     return [advance(resident, trial, len(trials)) for trial in trials]

@@ -169,7 +169,7 @@ def together(folder: Path, name: str) -> list[list[int]]:
 
 
 def test_packed_trials_enter_as_others_leave_and_score_as_alone(swept, folder):
-    config = tiny_config(folder, name="packed", trials=10, slots=1)
+    config = tiny_config(folder, name="packed", identifier="slow", trials=10)
     result = sweep(replace(config, pack=4))
     assert result.is_complete
     assert {row.state for row in result.rows} <= {"finished", "pruned"}
@@ -183,13 +183,13 @@ def test_packed_trials_enter_as_others_leave_and_score_as_alone(swept, folder):
 
 
 def test_an_automatic_pack_is_as_large_as_the_slot_measures(folder):
-    config = tiny_config(folder, name="auto", trials=6, slots=1)
+    config = tiny_config(folder, name="auto", identifier="slow", trials=6)
     assert sweep(replace(config, pack="auto")).is_complete
     assert max(map(max, together(folder, "auto"))) == 3
 
 
 def test_a_pack_short_of_memory_shrinks_and_loses_no_step(folder):
-    config = tiny_config(folder, name="shrunk", identifier="short of memory", trials=6, slots=1)
+    config = tiny_config(folder, name="shrunk", identifier="short of memory", trials=6)
     result = sweep(replace(config, pack=4))
     assert result.is_complete
     assert {row.state for row in result.rows} <= {"finished", "pruned"}
