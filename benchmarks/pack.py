@@ -103,7 +103,7 @@ def main(config: Config) -> None:
                 )
                 name = "mixed" if is_mixed else "alike"
                 results[f"{side} {name}"] = speed
-                limit = goal(speed, GOALS[side], is_least=True)
+                limit = goal(speed, None if is_mixed else GOALS[side], is_least=True)
                 table.add_row(f"{side} x {side}", name, f"{speed:.2f}", limit)
     Console().print(table)
     Console().print(f"written to {save('pack', config, config.device, results)}")
