@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from krona.toyland import world
+from krona.toyland import CHECKPOINT, world
 from krona.toyland.measure import area_under_curve
 from krona.toyland.optimizers import as_matrix, build_optimizers
 from krona.toyland.pairs import subject_loss
@@ -16,7 +18,7 @@ from krona.toyland.schedule import warmup_stable_decay
 from krona.toyland.tokenizer import build_tokenizer, make_tokenizer, train_merges
 from krona.toyland.train import Train
 from krona.toyland.train_autoencoder import latent_penalty
-from krona.toyland.train_base import draw_timesteps
+from krona.toyland.train_base import BaseTask, draw_timesteps
 from krona.toyland.trainer import Trainer, TrainerConfig
 
 
@@ -130,6 +132,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_zero_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="base_steps=0"):
         Train(base_steps=0)
+
+
+def test_a_start_is_the_weights_of_its_folder_and_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="it has no unet/"):
+        Train(init=tmp_path)
+    vae = AutoencoderTiny.from_pretrained(CHECKPOINT / "vae")
+    task = BaseTask(seed=0, batch=1, device=torch.device("cpu"), init=CHECKPOINT)
+    parts = task.untrained(vae)
+    kept = load_file(CHECKPOINT / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in parts.unet.state_dict().items())
 
 
 def test_every_parameter_belongs_to_one_optimizer_and_hidden_convolutions_to_muon() -> None:
