@@ -112,7 +112,7 @@ class Scorer:
         return sample(base, prompts, **self._sampling())
 
     def _sampling(self) -> dict[str, Any]:
-        """The options of sample() that the protocol means."""
+        """The options of sample_each() that the protocol means."""
         return {
             "num_per_prompt": self.protocol.images_per_prompt,
             "steps": self.protocol.sampling_steps,

@@ -18,60 +18,18 @@ from krona.objective import added_conditions
 from krona.pack import Pack
 
 
-def sample(
-    base: Base,
-    prompts: Sequence[str],
-    *,
-    num_per_prompt: int = 1,
-    steps: int = 20,
-    guidance_scale: float = 5.0,
-    seed: int = 0,
-    negative_prompt: str = "",
-    batch_size: int | None = None,
-    resolution: int | None = None,
-    cache: Cache | None = None,
-) -> list[Image.Image]:
-    """Sample with DDIM (eta 0) on the checkpoint's own noise schedule and timestep spacing.
+def sample(base: Base, prompts: Sequence[str], **options: Any) -> list[Image.Image]:
+    """Sample from the base as it stands.
 
     Args:
-        num_per_prompt: images for each prompt.
-        steps: denoising steps.
-        guidance_scale: weight of classifier-free guidance; 1 is without, at half the cost.
-        seed: image i of prompt j starts from noise that only (seed, i, j) decides.
-        batch_size: images at once, which guidance doubles; by their size if not given: 8 of 512 px.
-        resolution: side in pixels; the base's native one if not given.
-        cache: where prompt embeddings are kept.
+        options: of sample_each().
     Returns: the images in prompt order, `num_per_prompt` for each.
     """
-    (images,) = _sample(
-        base,
-        [],
-        prompts,
-        num_per_prompt=num_per_prompt,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        negative_prompt=negative_prompt,
-        batch_size=batch_size,
-        resolution=resolution,
-        cache=cache,
-    )
+    (images,) = sample_each(base, [], prompts, **options)
     return images
 
 
 def sample_each(
-    base: Base, adapters: Sequence[Adapter], prompts: Sequence[str], **options: Any
-) -> list[list[Image.Image]]:
-    """What sample() gives with each of the adapters, from batches that hold images of all.
-
-    Args:
-        adapters: one that may be injected, or several that are not.
-        options: of sample().
-    """
-    return _sample(base, adapters, prompts, **options)
-
-
-def _sample(
     base: Base,
     adapters: Sequence[Adapter],
     prompts: Sequence[str],
@@ -85,7 +43,20 @@ def _sample(
     resolution: int | None = None,
     cache: Cache | None = None,
 ) -> list[list[Image.Image]]:
-    """The images of each adapter, or of the base as it stands where there is none."""
+    """Sample with DDIM (eta 0) on the checkpoint's own noise schedule and timestep spacing.
+
+    Args:
+        adapters: one that may be injected, or several that are not, which share every batch; none
+            is the base as it stands.
+        num_per_prompt: images for each prompt.
+        steps: denoising steps.
+        guidance_scale: weight of classifier-free guidance; 1 is without, at half the cost.
+        seed: image i of prompt j starts from noise that only (seed, i, j) decides.
+        batch_size: images at once, which guidance doubles; by their size if not given: 8 of 512 px.
+        resolution: side in pixels; the base's native one if not given.
+        cache: where prompt embeddings are kept.
+    Returns: for each adapter the images in prompt order, `num_per_prompt` for each.
+    """
     num = max(1, len(adapters))
     side_px = resolution or base.resolution
     side = side_px * base.unet.config.sample_size // base.resolution
