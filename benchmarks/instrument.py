@@ -32,7 +32,7 @@ from krona.train.data import prepare_data
 from krona.train.loop import train
 from krona.train.state import TrainState
 from tune.config import ExperimentConfig, TrialSettings
-from tune.experiment import Resident
+from tune.resident import Resident
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ("balance", "subject", "prompt")

@@ -3,7 +3,6 @@
 `krona train` runs it in the terminal, a slot runs it for the search; neither knows the other.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,29 +12,20 @@ from typing import Any
 import torch
 from PIL import Image
 
-from evals.encoders import load_clip, load_dino
-from evals.scorer import Evaluation, Scorer, photo_images
+from evals.scorer import Evaluation, photo_images
 from evals.sheet import contact_sheet
-from krona.adapter import AdapterConfig, Projection
-from krona.adapter_file import Manifest, save_adapter
+from krona.adapter_file import save_adapter
 from krona.attach import attach
-from krona.cache import Cache, default_cache_dir
-from krona.checkpoint import Base, base_dtype, load_base
-from krona.inject import attention_linears, make_adapter
-from krona.kron import valid_factors
-from krona.photos import Photos, load_photos
-from krona.subject import Subject, load_subject
-from krona.train.config import TrainConfig
+from krona.inject import make_adapter
 from krona.train.data import prepare_data
 from krona.train.loop import Record, Run, advance
-from krona.train.pack_size import best_pack_size
 from krona.train.state import TrainState
-from tune.config import ExperimentConfig, TrialSettings
+from tune.config import TrialSettings
 from tune.records import image_key
+from tune.resident import Resident as Resident  # a slot loads it by the experiment's name
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"
-MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,100 +36,6 @@ class Report:
     metrics: dict[str, float]
     images: tuple[tuple[str, Image.Image], ...] = ()
     is_evaluation: bool = False
-
-
-class Resident:
-    """What stays loaded from trial to trial: frozen base, photos, scorer, caches."""
-
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        *,
-        base: Base,
-        subject: Subject,
-        photos: Photos,
-        scorer: Scorer,
-        cache: Cache,
-    ) -> None:
-        self.config = config
-        self.base = base
-        self.subject = subject
-        self.photos = photos
-        self.scorer = scorer
-        self.cache = cache
-
-    @property
-    def valid_factors(self) -> list[tuple[int, int]]:
-        """Every (a1, a2) that divides all attention projections of the base."""
-        layers = attention_linears(self.base.unet).values()
-        return valid_factors((layer.out_features, layer.in_features) for layer in layers)
-
-    @classmethod
-    def load(cls, config: ExperimentConfig) -> "Resident":
-        """Read the checkpoint, photos and encoders; compute or fetch what the cache can hold."""
-        cache = Cache(config.cache_dir or default_cache_dir())
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        subject = load_subject(
-            config.subject_name,
-            photos=config.photos,
-            class_noun=config.class_noun,
-            identifier=config.identifier,
-        )
-        base = load_base(config.base, device=device, dtype=base_dtype(config.precision, device))
-        photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
-        dino = config.dino_source
-        scorer = Scorer(
-            base,
-            subject,
-            photos,
-            clip=load_clip(config.clip_source, device=device),
-            dino=load_dino(dino, device=device) if dino else None,
-            protocol=config.protocol,
-            cache=cache,
-        )
-        return cls(config, base=base, subject=subject, photos=photos, scorer=scorer, cache=cache)
-
-    def train_config(self, settings: TrialSettings) -> TrainConfig:
-        """The training run that `settings` describe on this base."""
-        return TrainConfig(
-            adapter=adapter_config(settings),
-            learning_rate=settings.learning_rate,
-            steps=settings.steps,
-            batch_size=self.config.batch_size,
-            schedule=self.config.schedule,
-            mixed_precision=self.config.mixed_precision,
-            seed=settings.seed,
-            report_every=math.gcd(10, self.eval_every(settings)),
-            resolution=self.config.resolution,
-        )
-
-    def eval_every(self, settings: TrialSettings) -> int:
-        """Steps between evaluations: as configured, or a quarter of the trial's steps."""
-        return self.config.eval_every or -(-settings.steps // 4)
-
-    def pack_size(self) -> int:
-        """How many trials train fastest together here, measured with the paper's adapter."""
-        config = self.train_config(TrialSettings())
-        data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
-        return best_pack_size(self.base, data, config, most=MOST_PACKED)
-
-    def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
-        """What an adapter file says of where it comes from."""
-        base, subject = self.base, self.subject
-        return Manifest(
-            config=adapter_config(settings),
-            base_model=base.source,
-            base_hash=base.content_hash,
-            family=base.family,
-            prediction_type=base.prediction_type,
-            subject=subject.name,
-            class_noun=subject.class_noun,
-            identifier=subject.identifier,
-            prompts=subject.prompts,
-            steps=step,
-            seed=settings.seed,
-            learning_rate=settings.learning_rate,
-        )
 
 
 def best_sheet(resident: Resident, adapters: Sequence[tuple[str, Path]]) -> Image.Image:
@@ -160,18 +56,6 @@ def best_sheet(resident: Resident, adapters: Sequence[tuple[str, Path]]) -> Imag
     num_each = scorer.protocol.images_per_prompt
     prompts = [p for p in resident.subject.instance_prompts for _ in range(num_each)]
     return contact_sheet(rows, columns=prompts)
-
-
-def adapter_config(trial: TrialSettings) -> AdapterConfig:
-    """The adapter that a trial's settings describe."""
-    targets: tuple[Projection, ...] = tuple(p for p in ("q", "k", "v", "o") if p in trial.targets)
-    return AdapterConfig(
-        kind=trial.kind,
-        factors=(trial.a1, trial.a2),
-        rank=trial.rank,
-        targets=targets,
-        init=trial.init,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,10 +79,12 @@ def start_trial(
 
 
 def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
-    is_slow = resident.config.identifier in ("slow", "short of memory")
+    is_slow = resident.config.identifier in ("slow", "short of memory", "fails together")
     time.sleep(SLOW_STEP_S if is_slow else STEP_S)
     if resident.config.identifier == "short of memory" and len(trials) > 2:
         raise RuntimeError("not enough memory: you tried to allocate 8 bytes")
+    if resident.config.identifier == "fails together" and len(trials) > 1:
+        raise RuntimeError("what one of them did ends them all")
     return [advance(resident, trial, len(trials)) for trial in trials]
 
 

@@ -182,6 +182,14 @@ def test_packed_trials_enter_as_others_leave_and_score_as_alone(swept, folder):
     assert sum(1 for trial in sizes if 4 in trial) > 4
 
 
+def test_where_a_pack_fails_together_its_trials_go_on_alone(folder):
+    config = tiny_config(folder, name="apart", identifier="fails together", trials=3)
+    result = sweep(replace(config, pack=3))
+    assert result.is_complete
+    assert {row.state for row in result.rows} <= {"finished", "pruned"}
+    assert {size for sizes in together(folder, "apart") for size in sizes} == {1}
+
+
 def test_an_automatic_pack_is_as_large_as_the_slot_measures(folder):
     config = tiny_config(folder, name="auto", identifier="slow", trials=6)
     assert sweep(replace(config, pack="auto")).is_complete

@@ -25,7 +25,7 @@ def evaluate(
 
     from krona.attach import attach
     from tune.adapted import find_adapter
-    from tune.experiment import Resident
+    from tune.resident import Resident
 
     resident = Resident.load(experiment)
     rows = {"base, no adapter": resident.scorer.evaluate(resident.base)}
