@@ -9,7 +9,7 @@ class Protocol:
 
     images_per_prompt: int = 1
     """Images for each prompt."""
-    sampling_steps: int = 20
+    sampling_steps: int = 12
     """Denoising steps of the sampler."""
     guidance_scale: float = 4.0
     """Weight of classifier-free guidance."""

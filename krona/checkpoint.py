@@ -101,7 +101,7 @@ def base_dtype(precision: Precision, device: str | torch.device) -> torch.dtype:
     if torch.device(device).type == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        is_native = torch.cpu._is_amx_tile_supported()
+        is_native = torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if is_native else torch.float32
 
 

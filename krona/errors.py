@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class KronaError(ValueError):
+class KronaError(Exception):
     """A wrong input or setting; the message says what, what was got, and the nearest fix."""
 
 

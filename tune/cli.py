@@ -1,5 +1,6 @@
 """The `krona` command: typed options in, one of tune.commands run, an exit code out."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -46,3 +47,5 @@ def main() -> None:
         raise SystemExit(WRONG_INPUT) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader, such as head, has left; so must what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

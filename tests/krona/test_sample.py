@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from krona.adapter import AdapterConfig
@@ -25,7 +25,7 @@ def test_samples_are_those_of_diffusers_pipeline(request: pytest.FixtureRequest,
     base: Base = request.getfixturevalue(name)
     images = sample(base, PROMPTS, steps=3, guidance_scale=4.0, seed=7)
     pipeline = base.pipeline()
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     noise = torch.stack([_start_noise((4, 8, 8), 7, 0, j) for j in range(2)])
     expected = pipeline(PROMPTS, num_inference_steps=3, guidance_scale=4.0, latents=noise).images
     assert _difference(images, expected) <= 1
