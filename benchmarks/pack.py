@@ -17,7 +17,7 @@ from rich.table import Table
 
 from krona.adapter import AdapterConfig
 from krona.cache import Cache
-from krona.checkpoint import Base, base_dtype, load_base
+from krona.checkpoint import DTYPES, Base, Precision, load_base
 from krona.inject import make_adapter
 from krona.photos import load_photos
 from krona.subject import load_subject
@@ -43,8 +43,8 @@ class Config:
     """Interleaved rounds in a case."""
     batch_size: int = 4
     """Images of each adapter in a step."""
-    precision: str = "auto"
-    """Of the base's weights: auto, fp32 or bf16."""
+    precision: Precision = "fp32"
+    """Of the base's weights."""
     threads: int = 2
     """CPU threads of torch."""
     device: str = "cpu"
@@ -87,7 +87,7 @@ def measure(base: Base, config: Config, *, resolution: int, is_mixed: bool, cach
 def main(config: Config) -> None:
     """Measure all cases, print and keep them."""
     prepare(config.threads)
-    dtype = base_dtype(config.precision, config.device)
+    dtype = DTYPES[config.precision]
     base = load_base("toyland", device=config.device, dtype=dtype)
     table = Table("latents", "adapters", "times as fast", "goal", title=f"{config.num_runs} runs")
     results = {"dtype": str(dtype)}

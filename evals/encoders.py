@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from krona.checkpoint import quiet_loaders
 from krona.errors import KronaError
+from krona.quiet import quiet_loaders
 from krona.toyland import ENCODER, SCORER, intact
 
 TOYLAND = "toyland"

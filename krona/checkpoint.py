@@ -1,8 +1,6 @@
 """The frozen base model: a Stable Diffusion checkpoint in, its modules and what they expect out."""
 
-import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +10,11 @@ from typing import Any, Literal
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
+from krona.content_hash import content_hash
 from krona.errors import KronaError
+from krona.quiet import quiet_loaders
 from krona.single_file import load_single_file, original_config
 from krona.toyland import CHECKPOINT, intact
 
@@ -30,12 +28,31 @@ _FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
 }
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_HASHED_BYTES_PER_TENSOR = 4096
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 # The backward of fused attention in bfloat16 is slow on CPUs (torch 2.15: a step takes 1.2 times as
 # long); plain attention needs memory for tokens x tokens, so only small latents get it.
 _PLAIN_ATTENTION_SIDE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """What is given up for memory on the device; the results stay the same.
+
+    Attributes:
+        offloads_encoders: autoencoder and text encoders wait in main memory between their uses.
+        has_checkpointing: blocks are computed again in the backward, and keep nothing for it.
+    """
+
+    offloads_encoders: bool = False
+    has_checkpointing: bool = False
+
+
+NOTHING_SAVED = Savings()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +81,15 @@ class Base:
     device: torch.device
     dtype: torch.dtype
     """Of the UNet and the text encoders."""
+
+    @contextmanager
+    def at_work(self, encoder: Any) -> Iterator[Any]:
+        """The autoencoder or a text encoder on `device`; afterwards back where it waits."""
+        home = encoder.device
+        try:
+            yield encoder.to(self.device)
+        finally:
+            encoder.to(home)
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
@@ -94,15 +120,13 @@ class Base:
         return pipeline
 
 
-def base_dtype(precision: Precision, device: str | torch.device) -> torch.dtype:
-    """The dtype of a precision; "auto" is bf16 where the device multiplies it natively."""
-    if precision != "auto":
-        return _DTYPES[precision]
+def native_precision(device: str | torch.device) -> Precision:
+    """bf16 where the device multiplies it natively, else fp32."""
     if torch.device(device).type == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         is_native = torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if is_native else torch.float32
+    return "bf16" if is_native else "fp32"
 
 
 def load_base(
@@ -111,6 +135,7 @@ def load_base(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     config: Path | None = None,
+    savings: Savings = NOTHING_SAVED,
 ) -> Base:
     """Load a Stable Diffusion 1.x, 2.x or XL checkpoint, frozen.
 
@@ -119,6 +144,7 @@ def load_base(
         device, dtype: where the modules go, and in which precision the UNet and the text encoders.
         config: for a single file: a folder in diffusers layout whose configs and tokenizers
             describe it, weights not needed; those of the original 1.x, 2.x or XL if not given.
+        savings: what memory is saved with.
     Raises: KronaError if the checkpoint is missing, incomplete, pickled, or of another kind.
     """
     path = locate(source)
@@ -130,7 +156,8 @@ def load_base(
             is_xl = pipeline_family(folder) == "sdxl"
             pipeline = load_single_file(path, folder, is_xl=is_xl, dtype=dtype)
             files = [path, *sorted(folder.rglob("*.json"))]
-    return _freeze(pipeline, str(source), _content_hash(files), torch.device(device), dtype)
+    base_hash = content_hash(files)
+    return _freeze(pipeline, str(source), base_hash, torch.device(device), dtype, savings)
 
 
 def pipeline_family(folder: Path) -> Family:
@@ -219,7 +246,12 @@ def _check_component(folder: Path, component: str) -> None:
 
 
 def _freeze(
-    pipeline: Any, source: str, content_hash: str, device: torch.device, dtype: torch.dtype
+    pipeline: Any,
+    source: str,
+    base_hash: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    savings: Savings,
 ) -> Base:
     parts = pipeline.components
     text_encoders = tuple(m for n in ("text_encoder", "text_encoder_2") if (m := parts.get(n)))
@@ -227,7 +259,12 @@ def _freeze(
     unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
     _check_trainable(source, unet, vae, scheduler)
     for module in (unet, vae, *text_encoders):
-        module.requires_grad_(False).eval().to(device)
+        module.requires_grad_(False).eval()
+    unet.to(device)
+    for encoder in (vae, *text_encoders):
+        encoder.to("cpu" if savings.offloads_encoders else device)
+    if savings.has_checkpointing:
+        unet.enable_gradient_checkpointing()
     if device.type == "cpu" and unet.config.sample_size <= _PLAIN_ATTENTION_SIDE:
         unet.set_attn_processor(AttnProcessor())
     return Base(
@@ -239,7 +276,7 @@ def _freeze(
         family="sdxl" if len(text_encoders) > 1 else "sd",
         prediction_type=scheduler.config.prediction_type,
         source=source,
-        content_hash=content_hash,
+        content_hash=base_hash,
         resolution=unet.config.sample_size * pipeline.vae_scale_factor,
         device=device,
         dtype=dtype,
@@ -258,52 +295,3 @@ def _check_trainable(source: str, unet: Any, vae: Any, scheduler: Any) -> None:
             f"checkpoint {source} has a UNet of {unet.config.in_channels} input channels over "
             f"{vae.config.latent_channels} latent ones (an inpainting model?); give a plain one"
         )
-
-
-def _content_hash(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode())
-        if path.suffix == ".safetensors":
-            for part in _sampled(path):
-                digest.update(part)
-        else:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _sampled(path: Path) -> Iterator[bytes]:
-    """A weights file's header and the middle of each tensor: changes with any training of it."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = file.read(size)
-        yield header
-        spans = [v["data_offsets"] for k, v in json.loads(header).items() if k != "__metadata__"]
-        for start, end in sorted(spans):
-            length = min(end - start, _HASHED_BYTES_PER_TENSOR)
-            file.seek(8 + size + start + (end - start - length) // 2)
-            yield file.read(length)
-
-
-@contextmanager
-def quiet_loaders() -> Iterator[None]:
-    """Keep bars out of the terminal, where a sweep draws its own, and advice to model authors.
-
-    diffusers 0.42 also warns of every autoencoder that is no AutoencoderKL, though it works;
-    transformers 5 of an image encoder's missing pooler, though nothing reads it.
-    """
-    loggers = [diffusers_logging, transformers_logging]
-    verbosities = [logger.get_verbosity() for logger in loggers]
-    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
-    for logger in loggers:
-        logger.set_verbosity_error()
-        logger.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for logger, verbosity in zip(loggers, verbosities, strict=True):
-            logger.set_verbosity(verbosity)
-        for logger in shown:
-            logger.enable_progress_bar()

@@ -92,13 +92,15 @@ def decode_latents(base: Base, latents: Tensor) -> Tensor:
     raw = latents / scale + offset
     side = base.resolution * latents.shape[-1] // base.unet.config.sample_size
     n = max(1, _PIXELS_AT_ONCE // side**2)
-    parts = [base.vae.decode(raw[i : i + n]).sample for i in range(0, len(raw), n)]
+    with base.at_work(base.vae) as vae:
+        parts = [vae.decode(raw[i : i + n]).sample for i in range(0, len(raw), n)]
     return torch.cat(parts).clamp(-1, 1)
 
 
 @torch.no_grad()
 def _encode_image(base: Base, pixels: Tensor) -> dict[str, Tensor]:
-    encoded = base.vae.encode(pixels.to(base.device))
+    with base.at_work(base.vae) as vae:
+        encoded = vae.encode(pixels.to(base.device))
     if hasattr(encoded, "latents"):
         mean, std = encoded.latents, torch.zeros_like(encoded.latents)
     else:
@@ -152,11 +154,12 @@ def _encode_text(base: Base, tokenizer: Any, text_encoder: Any, prompts: Sequenc
         return_tensors="pt",
     ).to(base.device)
     uses_mask = getattr(text_encoder.config, "use_attention_mask", False)
-    return text_encoder(
-        tokens.input_ids,
-        attention_mask=tokens.attention_mask if uses_mask else None,
-        output_hidden_states=True,
-    )
+    with base.at_work(text_encoder):
+        return text_encoder(
+            tokens.input_ids,
+            attention_mask=tokens.attention_mask if uses_mask else None,
+            output_hidden_states=True,
+        )
 
 
 def _warn_if_cut(tokenizer: Any, prompt: str) -> None:

@@ -17,7 +17,7 @@ from krona.adapter_file import add_metadata
 from krona.atomic import atomic_path
 from krona.attach import attach, read_origin
 from krona.card import Card, Showcase, check_place
-from krona.checkpoint import Base, quiet_loaders
+from krona.checkpoint import Base
 from krona.errors import KronaError, nearest
 from krona.formats import (
     EXPORT_FILE,
@@ -35,6 +35,7 @@ from krona.inject import Adapter
 from krona.load_back import Measured, measure
 from krona.low_rank import as_lora
 from krona.origin import Origin
+from krona.quiet import quiet_loaders
 
 _FORMATS: dict[str, Any] = {
     "kohya": kohya,

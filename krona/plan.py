@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from krona.adapter import AdapterConfig
 from krona.adapter_file import float32_file_bytes
+from krona.checkpoint import DTYPES, Precision
 from krona.dry_step import dry_step
 from krona.errors import KronaError, nearest
 from krona.formats.merged_file import odd_parts
@@ -21,10 +22,8 @@ from krona.skeleton import Skeleton, build_skeleton
 from krona.trace import StepCost
 from krona.train.data import check_pixel_unit
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Mixed = Literal["no", "bf16", "fp16"]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BYTES_PER_FACTOR = 4 * 4  # float32: the value, its gradient, and AdamW's two moments
 
 
@@ -137,7 +136,7 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
     Raises: KronaError if there is no such base, or the factors or the resolution do not fit it.
     """
     with FakeTensorMode():
-        skeleton = build_skeleton(base, _DTYPES[config.precision])
+        skeleton = build_skeleton(base, DTYPES[config.precision])
         resolution = config.resolution or skeleton.resolution
         check_pixel_unit(skeleton.unet.config, skeleton.resolution, resolution)
         adapted = _adapted(skeleton, config)
@@ -148,7 +147,7 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
             skeleton,
             resolution=resolution,
             batch_size=config.batch_size,
-            autocast=_DTYPES.get(config.mixed_precision),
+            autocast=DTYPES.get(config.mixed_precision),
             adapts_text=config.adapts_text,
             has_checkpointing=config.has_checkpointing,
         )

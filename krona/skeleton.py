@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from krona.checkpoint import Family, locate, pipeline_family, quiet_loaders
+from krona.checkpoint import Family, locate, pipeline_family
 from krona.errors import KronaError
+from krona.quiet import quiet_loaders
 from krona.single_file import ORIGINALS, original_config
 
 SHIPPED = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}

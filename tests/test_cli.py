@@ -29,6 +29,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["train", "--subject", "monstr"], "did you mean 'monster'?"),
         (["train", "--base", "toylnd"], "toylnd"),
         (["train", "--targets", "qx"], "targets='qx'"),
+        (["train", "--memory-gib", "0"], "memory_gib=0.0 must be above 0"),
+        (["sweep", "--pack", "0"], "krona: pack=0 must be 1 or more"),
         (["train", "--a1", "40", "--sampling-steps", "2"], "a1=40"),
         (["sample", "a toy", "--adapter", "none.safetensors"], "none.safetensors"),
         (["plan", "--base", "sd15", "--factors", "48x64"], "nearest 40 and 64"),
@@ -44,6 +46,14 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    command = f"set -o pipefail; {KRONA} train --help | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_doctor_reports_every_part(tmp_path: Path) -> None:

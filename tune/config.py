@@ -46,6 +46,9 @@ class ExperimentConfig:
     multiply it natively, else fp32."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic of the forward and backward pass."""
+    memory_gib: float | None = None
+    """Device memory to train within; what a step needs is planned, and to fit, encoders wait in
+    main memory, then blocks are computed twice [default: nine tenths of a GPU's]."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over a trial: as it is, or falling to 0 at the last step."""
     eval_every: int | None = None
@@ -78,6 +81,8 @@ class ExperimentConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")
+        if self.memory_gib is not None and self.memory_gib <= 0:
+            raise KronaError(f"memory_gib={self.memory_gib} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,13 @@ from evals.encoders import load_clip, load_dino
 from evals.scorer import Scorer
 from krona.adapter import AdapterConfig, Projection
 from krona.adapter_file import Manifest
+from krona.budget import GIB, device_budget, fit_budget
 from krona.cache import Cache, default_cache_dir
-from krona.checkpoint import Base, base_dtype, load_base
+from krona.checkpoint import DTYPES, Base, Precision, Savings, load_base, native_precision
 from krona.inject import attention_linears
 from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
+from krona.plan import PlanConfig
 from krona.subject import Subject, load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
@@ -59,7 +61,12 @@ class Resident:
             class_noun=config.class_noun,
             identifier=config.identifier,
         )
-        base = load_base(config.base, device=device, dtype=base_dtype(config.precision, device))
+        base = load_base(
+            config.base,
+            device=device,
+            dtype=DTYPES[_precision(config, device)],
+            savings=_savings(config, device),
+        )
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
         dino = config.dino_source
         scorer = Scorer(
@@ -114,6 +121,25 @@ class Resident:
             seed=settings.seed,
             learning_rate=settings.learning_rate,
         )
+
+
+def _precision(config: ExperimentConfig, device: str) -> Precision:
+    return native_precision(device) if config.precision == "auto" else config.precision
+
+
+def _savings(config: ExperimentConfig, device: str) -> Savings:
+    """What keeps a trial within the memory budget; the size of its adapter hardly matters."""
+    budget_bytes = device_budget(device)
+    if config.memory_gib is not None:
+        budget_bytes = int(config.memory_gib * GIB)
+    plan = PlanConfig(
+        adapter=AdapterConfig(kind="lora"),
+        resolution=config.resolution,
+        batch_size=config.batch_size,
+        precision=_precision(config, device),
+        mixed_precision=config.mixed_precision,
+    )
+    return fit_budget(config.base, plan, budget_bytes)
 
 
 def adapter_config(trial: TrialSettings) -> AdapterConfig:

@@ -39,11 +39,10 @@ def plan(
         text_encoders: Count adapters in the text encoders too (training has the UNet's only).
         resolution: Side of the training images in pixels [default: the checkpoint's own].
         batch_size: Images in one forward pass.
-        precision: Precision of the base's weights (`krona train` holds them in fp32).
+        precision: Precision of the base's weights.
         mixed_precision: Arithmetic of the forward and backward pass.
-        gradient_checkpointing: Recompute the UNet's blocks in the backward (`krona train` keeps
-            what they made).
-        keep_encoders: Keep the text encoders and the autoencoder on the device, as sweeps do.
+        gradient_checkpointing: Recompute the UNet's blocks in the backward.
+        keep_encoders: Keep the text encoders and the autoencoder on the device.
         json: Print JSON for scripts.
     """
     from krona.plan import PlanConfig, make_plan
