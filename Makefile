@@ -6,7 +6,7 @@ KRONA := $(BIN)/krona
 CLUSTER ?= local
 UV_VERSION := 0.13.9
 
-# TRIALS=16 STEPS=160 SUBJECT=backpack PHOTOS=folder CLASS=dog BASE=toyland RESUME=1 reach the sweep.
+# TRIALS=16 STEPS=200 SUBJECT=duck PHOTOS=folder CLASS=dog BASE=toyland RESUME=1 reach the sweep.
 SWEEP_OPTIONS = $(if $(TRIALS),--trials $(TRIALS)) $(if $(STEPS),--steps $(STEPS)) \
 	$(if $(SUBJECT),--subject "$(SUBJECT)") $(if $(PHOTOS),--photos "$(PHOTOS)") \
 	$(if $(CLASS),--class-noun "$(CLASS)") $(if $(BASE),--base "$(BASE)") \

@@ -35,7 +35,8 @@ def contact_sheet(
         )
     for y, (label, pictures) in enumerate(rows):
         top = header + y * step
-        draw.text((4, top + cell_px // 2 - 8), shorten(label, 44), fill="black", font=font)
+        at = 4, top + cell_px // 2 - 16
+        draw.text(at, _wrap(label, LABEL_PX), fill="black", font=font, spacing=1)
         for x, picture in enumerate(pictures):
             cell = picture.convert("RGB").resize((cell_px, cell_px), Image.Resampling.LANCZOS)
             sheet.paste(cell, (LABEL_PX + x * step, top))
@@ -43,7 +44,7 @@ def contact_sheet(
 
 
 def _wrap(text: str, width_px: int) -> str:
-    """Break a header into at most two lines of about `width_px`."""
+    """Break a text into at most two lines of about `width_px`."""
     per_line = max(width_px // 7, 8)
     short = shorten(text, 2 * per_line, placeholder="…")
     cut = short.rfind(" ", 0, per_line + 1)

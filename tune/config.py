@@ -12,7 +12,7 @@ from evals.protocol import Protocol
 from krona.errors import KronaError, nearest
 
 TOYLAND = "toyland"
-DEFAULT_SUBJECT = "backpack"
+DEFAULT_SUBJECT = "duck"
 OPENAI_CLIP = "ViT-B-32:openai"
 
 
@@ -21,7 +21,7 @@ class ExperimentConfig:
     """What every trial on one subject and base shares."""
 
     subject: str | None = None
-    """An embedded subject (backpack, duck, taxi, ...), or a name for your own [default: backpack;
+    """An embedded subject (duck, taxi, backpack, ...), or a name for your own [default: duck;
     with --photos the folder's name]."""
     photos: Path | None = None
     """Folder with 3-6 photos of your own subject."""
@@ -99,7 +99,7 @@ class TrialSettings:
     """Rank (LoRA only)."""
     learning_rate: float = 5e-4
     """Peak AdamW learning rate."""
-    steps: int = 160
+    steps: int = 200
     """Optimizer steps."""
     targets: str = "qkvo"
     """Adapted attention projections: any of the letters q, k, v, o."""
