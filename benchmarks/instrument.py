@@ -11,7 +11,7 @@ Run: python benchmarks/instrument.py [--help]; the findings are in docs/instrume
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,9 +27,9 @@ from scipy.stats import spearmanr
 
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
-from krona.inject import inject
+from krona.inject import make_adapter
 from krona.train.data import prepare_data
-from krona.train.loop import train
+from krona.train.loop import Run, advance
 from krona.train.state import TrainState
 from tune.config import ExperimentConfig, TrialSettings
 from tune.resident import Resident
@@ -54,6 +54,8 @@ class Instrument:
     """Seeds of the adapter, the batches and the noise."""
     steps: int = 80
     """Optimizer steps of each trial; a multiple of 4."""
+    pack: int = 9
+    """Trials trained at once."""
     threads: int = 2
     """CPU threads."""
     rows: Path = RESULTS / "instrument.jsonl"
@@ -82,22 +84,31 @@ def name_of(row: Row) -> str:
     return f"{adapter} {row['learning_rate']:.1e}"
 
 
-def run_trial(resident: Resident, settings: TrialSettings) -> tuple[Row, list[Image.Image]]:
-    """Train one adapter; its scores after a quarter and at the end, and its last images."""
-    quarter = settings.steps // 4
-    config = replace(resident.train_config(settings), report_every=quarter)
-    base, row = resident.base, {"subject_name": resident.subject.name, **asdict(settings)}
-    data = prepare_data(base, resident.subject, resident.photos, config, resident.cache)
-    adapter = inject(base.unet, config.adapter, seed=settings.seed)
-    try:
-        for record in train(base, data, TrainState.create(adapter, config), config):
-            if record.step in (quarter, settings.steps):
-                at = "quarter" if record.step == quarter else "final"
-                evaluation = resident.scorer.evaluate(base)
+def run_trials(
+    resident: Resident, settings: Sequence[TrialSettings]
+) -> Iterator[tuple[Row, list[Image.Image]]]:
+    """Train adapters together; the scores of each after a quarter and at the end, last images."""
+    base, steps = resident.base, settings[0].steps
+    quarter = steps // 4
+    runs = []
+    for trial in settings:
+        config = replace(resident.train_config(trial), report_every=quarter)
+        data = prepare_data(base, resident.subject, resident.photos, config, resident.cache)
+        adapter = make_adapter(base.unet, config.adapter, seed=trial.seed)
+        runs.append(Run(data, TrainState.create(adapter, config), config))
+    rows = [{"subject_name": resident.subject.name, **asdict(trial)} for trial in settings]
+    adapters = [run.state.adapter for run in runs]
+    for step in range(quarter, steps + 1, quarter):
+        for outcome in advance(base, runs):
+            if isinstance(outcome, Exception):
+                raise outcome
+        if step in (quarter, steps):
+            at = "quarter" if step == quarter else "final"
+            evaluations = resident.scorer.evaluate_each(base, adapters)
+            for row, evaluation in zip(rows, evaluations, strict=True):
                 row |= {f"{score}_{at}": evaluation.calibrated[score] for score in SCORES}
-    finally:
-        adapter.eject()
-    return row, list(evaluation.images)
+    for row, evaluation in zip(rows, evaluations, strict=True):
+        yield row, list(evaluation.images)
 
 
 def run(config: Instrument) -> list[Row]:
@@ -105,24 +116,26 @@ def run(config: Instrument) -> list[Row]:
     config.rows.parent.mkdir(parents=True, exist_ok=True)
     for subject in config.subjects:
         resident = Resident.load(ExperimentConfig(subject=subject))
-        missing = list(_missing(config, subject))
-        for settings in track(missing, description=subject):
-            row, images = run_trial(resident, settings)
-            if settings.seed == config.seeds[0]:
-                _keep_images(config, row, images)
-            with config.rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        missing = _missing(config, subject)
+        packs = [missing[i : i + config.pack] for i in range(0, len(missing), config.pack)]
+        for pack in track(packs, description=subject):
+            for row, images in run_trials(resident, pack):
+                if row["seed"] == config.seeds[0]:
+                    _keep_images(config, row, images)
+                with config.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
         _write_sheet(config, resident)
     return [row for row in _rows(config) if row["subject_name"] in config.subjects]
 
 
-def _missing(config: Instrument, subject: str) -> Iterator[TrialSettings]:
+def _missing(config: Instrument, subject: str) -> list[TrialSettings]:
     done = {(row["subject_name"], name_of(row), row["seed"], row["steps"]) for row in _rows(config)}
-    for seed in config.seeds:
-        for settings in settings_grid(config):
-            row = asdict(settings) | {"seed": seed}
-            if (subject, name_of(row), seed, config.steps) not in done:
-                yield TrialSettings(**row)
+    return [
+        replace(settings, seed=seed)
+        for settings in settings_grid(config)
+        for seed in config.seeds
+        if (subject, name_of(asdict(settings)), seed, config.steps) not in done
+    ]
 
 
 def _rows(config: Instrument) -> list[Row]:

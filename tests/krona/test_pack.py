@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
     batch_size=2,
     report_every=10,
     num_fixed_pairs=4,
-    learning_rate=1e-2,
+    learning_rate=2e-3,
 )
 MIXED = (
     CONFIG,
