@@ -32,6 +32,7 @@ class AdapterConfig:
         init: law of the random factor, A or down; the other starts at zero. "kaiming" is uniform
             in ±1/√columns, "normal" has the standard deviation 1/rows (the paper's).
         scale: constant that multiplies the update.
+        adapts_text: the text encoders get layers too, of the same factors or rank.
     """
 
     kind: Kind = "krona"
@@ -40,6 +41,7 @@ class AdapterConfig:
     targets: tuple[Projection, ...] = PROJECTIONS
     init: Init = "kaiming"
     scale: float = 1.0
+    adapts_text: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))

@@ -11,12 +11,6 @@ from krona.plan import PlanConfig, make_plan
 GIB = 1 << 30
 # The allocator's gaps and the pictures of an evaluation need some memory besides the plan's.
 _USABLE_FRAC = 0.9
-# Offloading costs copies at each evaluation, checkpointing another forward in every step.
-_STAGES = (
-    NOTHING_SAVED,
-    Savings(offloads_encoders=True),
-    Savings(offloads_encoders=True, has_checkpointing=True),
-)
 
 
 def device_budget(device: str | torch.device) -> int | None:
@@ -29,6 +23,8 @@ def device_budget(device: str | torch.device) -> int | None:
 def fit_budget(base: str, config: PlanConfig, budget_bytes: int | None) -> Savings:
     """The least to give up for a training step to fit; a warning says if nothing suffices.
 
+    Offloading goes first: it costs copies at evaluations, checkpointing a forward in every step.
+
     Args:
         base: as make_plan() takes it.
         config: of the run; what it says of encoders and checkpointing is not read.
@@ -36,10 +32,11 @@ def fit_budget(base: str, config: PlanConfig, budget_bytes: int | None) -> Savin
     """
     if budget_bytes is None:
         return NOTHING_SAVED
-    for savings in _STAGES:
+    offloaded = Savings(offloads_vae=True, offloads_text=not config.adapter.adapts_text)
+    for savings in (NOTHING_SAVED, offloaded, replace(offloaded, has_checkpointing=True)):
         saving = replace(
             config,
-            keeps_encoders=not savings.offloads_encoders,
+            keeps_encoders=not savings.offloads_vae,
             has_checkpointing=savings.has_checkpointing,
         )
         needed_bytes = make_plan(base, saving).memory.total

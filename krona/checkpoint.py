@@ -11,9 +11,11 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError
+from torch import nn
 
 from krona.content_hash import content_hash
 from krona.errors import KronaError
+from krona.inject import TEXT_ENCODERS, one_root
 from krona.quiet import quiet_loaders
 from krona.single_file import load_single_file, original_config
 from krona.toyland import CHECKPOINT, intact
@@ -44,11 +46,13 @@ class Savings:
     """What is given up for memory on the device; the results stay the same.
 
     Attributes:
-        offloads_encoders: autoencoder and text encoders wait in main memory between their uses.
+        offloads_vae, offloads_text: the autoencoder, or the text encoders, wait in main memory
+            between their uses; adapted text encoders cannot.
         has_checkpointing: blocks are computed again in the backward, and keep nothing for it.
     """
 
-    offloads_encoders: bool = False
+    offloads_vae: bool = False
+    offloads_text: bool = False
     has_checkpointing: bool = False
 
 
@@ -90,6 +94,10 @@ class Base:
             yield encoder.to(self.device)
         finally:
             encoder.to(home)
+
+    def network(self, *, adapts_text: bool) -> nn.Module:
+        """What an adapter goes on: the UNet, or one root over it and the text encoders."""
+        return one_root(self.unet, self.text_encoders if adapts_text else ())
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
@@ -254,15 +262,16 @@ def _freeze(
     savings: Savings,
 ) -> Base:
     parts = pipeline.components
-    text_encoders = tuple(m for n in ("text_encoder", "text_encoder_2") if (m := parts.get(n)))
+    text_encoders = tuple(m for n in TEXT_ENCODERS if (m := parts.get(n)))
     tokenizers = tuple(m for n in ("tokenizer", "tokenizer_2") if (m := parts.get(n)))
     unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
     _check_trainable(source, unet, vae, scheduler)
     for module in (unet, vae, *text_encoders):
         module.requires_grad_(False).eval()
     unet.to(device)
-    for encoder in (vae, *text_encoders):
-        encoder.to("cpu" if savings.offloads_encoders else device)
+    vae.to("cpu" if savings.offloads_vae else device)
+    for text_encoder in text_encoders:
+        text_encoder.to("cpu" if savings.offloads_text else device)
     if savings.has_checkpointing:
         unet.enable_gradient_checkpointing()
     if device.type == "cpu" and unet.config.sample_size <= _PLAIN_ATTENTION_SIDE:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from krona.cache import Cache
 from krona.checkpoint import Base, Family
+from krona.inject import holds_adapter
 from krona.photos import Photos
 
 _PIXELS_AT_ONCE = 1 << 20  # the autoencoder of SDXL needs about 2.5 GB for a megapixel
@@ -52,6 +53,11 @@ class PromptEmbeds:
             pooled=torch.cat(pooled) if pooled else None,
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """By name; pooled only where there is one."""
+        pooled = {} if self.pooled is None else {"pooled": self.pooled}
+        return {"embeds": self.embeds} | pooled
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "PromptEmbeds":
         """The same on a device in a precision."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
@@ -75,14 +81,29 @@ def encode_latents(base: Base, photos: Photos, cache: Cache) -> LatentDist:
     )
 
 
+@torch.no_grad()
 def encode_prompts(base: Base, prompts: Sequence[str], cache: Cache | None) -> PromptEmbeds:
-    """Encode prompts to text features on the CPU, all of them from the cache if they are there."""
+    """Encode prompts to text features, all of them from the cache if they are there.
+
+    Text encoders that hold an adapter are asked as they stand.
+    """
+    for prompt in prompts:
+        _warn_if_cut(base.tokenizers[0], prompt)
+    if cache is None or any(map(holds_adapter, base.text_encoders)):
+        return embed(base, prompts)
     key = {"what": "prompts", "base": base.content_hash, "dtype": str(base.dtype)}
-    if cache is None:
-        tensors = _encode_texts(base, prompts)
-    else:
-        tensors = cache.get(key | {"prompts": prompts}, lambda: _encode_texts(base, prompts))
+    tensors = cache.get(key | {"prompts": prompts}, lambda: embed(base, prompts).tensors())
     return PromptEmbeds(embeds=tensors["embeds"], pooled=tensors.get("pooled"))
+
+
+def embed(base: Base, prompts: Sequence[str]) -> PromptEmbeds:
+    """Run the text encoders as they stand, adapted or not."""
+    outputs = [
+        _encode_text(base, tokenizer, text_encoder, prompts)
+        for tokenizer, text_encoder in zip(base.tokenizers, base.text_encoders, strict=True)
+    ]
+    features = text_features(outputs, base.family)
+    return PromptEmbeds(embeds=features["embeds"], pooled=features.get("pooled"))
 
 
 @torch.inference_mode()
@@ -122,17 +143,6 @@ def _latent_affine(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
             config.scaling_factor / channels(config.latents_std),
         )
     return channels(config.get("shift_factor") or 0.0), channels(config.scaling_factor)
-
-
-@torch.no_grad()
-def _encode_texts(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
-    for prompt in prompts:
-        _warn_if_cut(base.tokenizers[0], prompt)
-    outputs = [
-        _encode_text(base, tokenizer, text_encoder, prompts)
-        for tokenizer, text_encoder in zip(base.tokenizers, base.text_encoders, strict=True)
-    ]
-    return text_features(outputs, base.family)
 
 
 def text_features(outputs: Sequence[Any], family: Family) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ _FORMATS: dict[str, Any] = {
     "merged-file": merged_file,
 }
 _HOLD_ANY_UPDATE = ("lora", "merged", "merged-file")
+_HOLD_TEXT = ("kohya", *_HOLD_ANY_UPDATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,11 @@ def _as_written(adapter: Adapter, base: Base, format: ExportFormat, rank: int | 
         raise KronaError(
             "DiffuseKronA's published code adds no Kronecker product, so the "
             f"{format} format cannot hold this adapter; {', '.join(_HOLD_ANY_UPDATE)} can"
+        )
+    if adapter.adapts_text and format not in _HOLD_TEXT:
+        raise KronaError(
+            f"the {format} format is loaded into a UNet alone, and this adapter has layers in the "
+            f"text encoders; {', '.join(_HOLD_TEXT)} can hold them"
         )
     _FORMATS[format].check(adapter, base)
     return as_lora(adapter, rank) if format == "lora" else adapter

@@ -4,7 +4,7 @@ CLIP's text encoders have the same four projections, so the same functions take 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -21,6 +21,7 @@ from krona.adapter import (
 from krona.errors import KronaError
 from krona.kron import valid_factors
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _LINEAR_PATH = re.compile(r"(?:^|\.)(?:attn[12]\.to_(q|k|v|out\.0)|self_attn\.(q|k|v|out)_proj)$")
 
 
@@ -40,6 +41,25 @@ def attention_linears(
         and _LINEAR_PATH.search(path)
         and projection_of(path) in wanted
     }
+
+
+def one_root(unet: nn.Module, text_encoders: Sequence[nn.Module]) -> nn.Module:
+    """The UNet, or with text encoders a module that holds its parts and them.
+
+    Paths within the UNet are the same in both; the others begin with the encoder's name.
+    """
+    if not text_encoders:
+        return unet
+    root = nn.Module()
+    parts = dict(unet.named_children()) | dict(zip(TEXT_ENCODERS, text_encoders, strict=False))
+    for name, part in parts.items():
+        root.add_module(name, part)
+    return root
+
+
+def is_of_text(path: str) -> bool:
+    """Whether a path leads into a text encoder, and not into the UNet."""
+    return path.startswith(TEXT_ENCODERS)
 
 
 def projection_of(path: str) -> Projection:
@@ -102,11 +122,11 @@ def inject_layers(unet: nn.Module, layers: dict[str, AdapterLayer]) -> "Adapter"
 
 
 class Adapter:
-    """The adapter layers in a UNet, by path.
+    """The adapter layers in a UNet, or in a UNet and text encoders, by path.
 
     Attributes:
-        unet: holds the layers while is_injected.
-        layers: path in the UNet → layer.
+        unet: holds the layers while is_injected; Base.network()'s root where text is adapted.
+        layers: path in it → layer.
         is_injected: whether the UNet holds the layers.
     """
 
@@ -116,6 +136,10 @@ class Adapter:
         self.unet = unet
         self.layers = layers
         self.is_injected = is_injected
+
+    @property
+    def adapts_text(self) -> bool:
+        return any(is_of_text(path) for path in self.layers)
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable factors, in a fixed order."""
@@ -181,8 +205,13 @@ class Adapter:
         }
 
 
+def holds_adapter(module: nn.Module) -> bool:
+    """Whether an adapter's layers are in it."""
+    return any(isinstance(part, AdapterLayer) for part in module.modules())
+
+
 def _check_is_free(unet: nn.Module) -> None:
-    if any(isinstance(module, AdapterLayer) for module in unet.modules()):
+    if holds_adapter(unet):
         raise KronaError("an adapter is already injected in this UNet; eject it first")
 
 

@@ -32,8 +32,8 @@ class PlanConfig:
     """What is to be planned.
 
     Attributes:
-        adapter: its kind, factors or rank, and targets.
-        adapts_text: put adapters into the text encoders too, which then run in every step.
+        adapter: its kind, factors or rank, and targets; where it adapts text, the text encoders run
+            in every step.
         resolution: side of the training images in pixels; the base's native one if not given.
         batch_size: images in one forward pass.
         precision: of the base's weights.
@@ -43,7 +43,6 @@ class PlanConfig:
     """
 
     adapter: AdapterConfig
-    adapts_text: bool = False
     resolution: int | None = None
     batch_size: int = 4
     precision: Precision = "fp32"
@@ -148,7 +147,7 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
             resolution=resolution,
             batch_size=config.batch_size,
             autocast=DTYPES.get(config.mixed_precision),
-            adapts_text=config.adapts_text,
+            adapts_text=config.adapter.adapts_text,
             has_checkpointing=config.has_checkpointing,
         )
     shapes = _layer_shapes(adapters)
@@ -174,7 +173,7 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
 
 def _adapted(skeleton: Skeleton, config: PlanConfig) -> dict[str, nn.Module]:
     """Component → module that gets adapters."""
-    encoders = skeleton.text_encoders if config.adapts_text else ()
+    encoders = skeleton.text_encoders if config.adapter.adapts_text else ()
     names = ("text_encoder", "text_encoder_2")
     return {"unet": skeleton.unet, **dict(zip(names, encoders, strict=False))}
 
@@ -193,7 +192,7 @@ def _inject(adapted: dict[str, nn.Module], config: AdapterConfig) -> dict[str, A
 
 def _weight_bytes(skeleton: Skeleton, config: PlanConfig) -> dict[str, int]:
     """Bytes of the frozen parts on the device."""
-    keeps_text = config.keeps_encoders or config.adapts_text
+    keeps_text = config.keeps_encoders or config.adapter.adapts_text
     return {
         "unet": _num_bytes(skeleton.unet),
         "text_encoders": sum(map(_num_bytes, skeleton.text_encoders)) if keeps_text else 0,

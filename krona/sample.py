@@ -64,12 +64,12 @@ def sample_each(
     side_px = resolution or base.resolution
     side = side_px * base.unet.config.sample_size // base.resolution
     shape = (base.unet.config.in_channels, side, side)
-    conditions = encode_prompts(base, prompts, cache)
-    unconditional = _unconditional(base, negative_prompt, cache)
+    texts = [_texts(base, a, prompts, negative_prompt, cache) for a in adapters or (None,)]
     jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
     num_at_once = max(1, (batch_size or _images_at_once(side_px)) // num)
     images: list[list[Image.Image]] = [[] for _ in range(num)]
-    with Pack(base.unet, adapters) if adapters else nullcontext() as pack:
+    network = base.network(adapts_text=any(adapter.adapts_text for adapter in adapters))
+    with Pack(network, adapters) if adapters else nullcontext() as pack:
         for start in range(0, len(jobs), num_at_once):
             batch = jobs[start : start + num_at_once]
             if pack is not None:
@@ -78,8 +78,7 @@ def sample_each(
             latents = _denoise(
                 base,
                 noise.to(base.device).expand(num, *noise.shape),
-                conditions[[j for _, j in batch]],
-                unconditional,
+                [(unconditional, asked[[j for _, j in batch]]) for unconditional, asked in texts],
                 steps=steps,
                 guidance_scale=guidance_scale,
             )
@@ -103,8 +102,7 @@ def _images_at_once(side_px: int) -> int:
 def _denoise(
     base: Base,
     latents: Tensor,
-    conditions: PromptEmbeds,
-    unconditional: PromptEmbeds,
+    texts: Sequence[tuple[PromptEmbeds, PromptEmbeds]],
     *,
     steps: int,
     guidance_scale: float,
@@ -112,10 +110,13 @@ def _denoise(
     """From noise (adapters, n, c, h, w) to latents.
 
     A batch holds each adapter's rows in turn; both halves of the guidance, where there is one.
+
+    Args:
+        texts: for each adapter what guidance leads away from, and the n prompts.
     """
     is_guided = guidance_scale != 1.0
-    text = _joined(unconditional, conditions) if is_guided else conditions
-    text = PromptEmbeds.cat([text] * len(latents)).to(base.device, base.dtype)
+    each = [_joined(*text) if is_guided else text[1] for text in texts]
+    text = PromptEmbeds.cat(each).to(base.device, base.dtype)
     resolution = base.resolution * latents.shape[-1] // base.unet.config.sample_size
     added = None if text.pooled is None else added_conditions(text.pooled, resolution)
     scheduler = _scheduler(base)
@@ -135,6 +136,19 @@ def _denoise(
 def _scheduler(base: Base) -> DPMSolverMultistepScheduler:
     """A fresh one, as it remembers its steps; latents are no pixels, so nothing is clipped."""
     return DPMSolverMultistepScheduler.from_config(base.scheduler.config, **SOLVER)
+
+
+def _texts(
+    base: Base,
+    adapter: Adapter | None,
+    prompts: Sequence[str],
+    negative_prompt: str,
+    cache: Cache | None,
+) -> tuple[PromptEmbeds, PromptEmbeds]:
+    """What guidance leads away from, and the prompts, as an adapter has the text encoders say."""
+    heard = [adapter] if adapter is not None and adapter.adapts_text else []
+    with Pack(base.network(adapts_text=True), heard) if heard else nullcontext():
+        return _unconditional(base, negative_prompt, cache), encode_prompts(base, prompts, cache)
 
 
 def _unconditional(base: Base, negative_prompt: str, cache: Cache | None) -> PromptEmbeds:

@@ -37,6 +37,8 @@ class ExperimentConfig:
     dino: str | None = None
     """Self-supervised encoder for the subject score: 'toyland', a transformers folder or name, or
     timm:NAME [default: toyland for the embedded base, else none]."""
+    text_encoders: bool = False
+    """Adapt the text encoders too, with the factors or the rank of the UNet's layers."""
     resolution: int | None = None
     """Side of the training images in pixels [default: the checkpoint's own]."""
     batch_size: int = 4

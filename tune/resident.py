@@ -47,7 +47,8 @@ class Resident:
     @property
     def valid_factors(self) -> list[tuple[int, int]]:
         """Every (a1, a2) that divides all attention projections of the base."""
-        layers = attention_linears(self.base.unet).values()
+        network = self.base.network(adapts_text=self.config.text_encoders)
+        layers = attention_linears(network).values()
         return valid_factors((layer.out_features, layer.in_features) for layer in layers)
 
     @classmethod
@@ -80,10 +81,24 @@ class Resident:
         )
         return cls(config, base=base, subject=subject, photos=photos, scorer=scorer, cache=cache)
 
+    def adapter_config(self, trial: TrialSettings) -> AdapterConfig:
+        """The adapter that a trial's settings describe."""
+        targets: tuple[Projection, ...] = tuple(
+            p for p in ("q", "k", "v", "o") if p in trial.targets
+        )
+        return AdapterConfig(
+            kind=trial.kind,
+            factors=(trial.a1, trial.a2),
+            rank=trial.rank,
+            targets=targets,
+            init=trial.init,
+            adapts_text=self.config.text_encoders,
+        )
+
     def train_config(self, settings: TrialSettings) -> TrainConfig:
         """The training run that `settings` describe on this base."""
         return TrainConfig(
-            adapter=adapter_config(settings),
+            adapter=self.adapter_config(settings),
             learning_rate=settings.learning_rate,
             steps=settings.steps,
             batch_size=self.config.batch_size,
@@ -108,7 +123,7 @@ class Resident:
         """What an adapter file says of where it comes from."""
         base, subject = self.base, self.subject
         return Manifest(
-            config=adapter_config(settings),
+            config=self.adapter_config(settings),
             base_model=base.source,
             base_hash=base.content_hash,
             family=base.family,
@@ -133,22 +148,10 @@ def _savings(config: ExperimentConfig, device: str) -> Savings:
     if config.memory_gib is not None:
         budget_bytes = int(config.memory_gib * GIB)
     plan = PlanConfig(
-        adapter=AdapterConfig(kind="lora"),
+        adapter=AdapterConfig(kind="lora", adapts_text=config.text_encoders),
         resolution=config.resolution,
         batch_size=config.batch_size,
         precision=_precision(config, device),
         mixed_precision=config.mixed_precision,
     )
     return fit_budget(config.base, plan, budget_bytes)
-
-
-def adapter_config(trial: TrialSettings) -> AdapterConfig:
-    """The adapter that a trial's settings describe."""
-    targets: tuple[Projection, ...] = tuple(p for p in ("q", "k", "v", "o") if p in trial.targets)
-    return AdapterConfig(
-        kind=trial.kind,
-        factors=(trial.a1, trial.a2),
-        rank=trial.rank,
-        targets=targets,
-        init=trial.init,
-    )

@@ -1,7 +1,8 @@
 """An adapter in; out, one file in the naming of kohya's sd-scripts, LyCORIS, ComfyUI and A1111.
 
-A layer is `lora_unet_<path with . as _>` with lokr_w1 = A, lokr_w2 = B or lora_down, lora_up, and
-alpha. SDXL layers have the path of Stability's own code: input_blocks, middle_block, output_blocks.
+A layer is `lora_unet_<path with . as _>`, in a text encoder `lora_te_…` (SDXL: te1, te2), with
+lokr_w1 = A, lokr_w2 = B or lora_down, lora_up, and alpha. SDXL's UNet layers have the path of
+Stability's own code: input_blocks, middle_block, output_blocks.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from krona.adapter_file import read_safetensors, write_safetensors
 from krona.formats import MANIFEST_KEY
 from krona.formats.original import block_path
 from krona.formats.squares import fits_lycoris
-from krona.inject import Adapter
+from krona.inject import TEXT_ENCODERS, Adapter, is_of_text
 from krona.origin import Origin
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ IS_FOLDER = False
 
 def layer_name(path: str, family: "Family", layers_per_block: int) -> str:
     """Name a diffusers layer path as kohya's tools do."""
+    if is_of_text(path):
+        encoder, _, inner = path.partition(".")
+        number = str(1 + TEXT_ENCODERS.index(encoder)) if family == "sdxl" else ""
+        return f"lora_te{number}_" + inner.replace(".", "_")
     if family == "sdxl":
         path = block_path(path, layers_per_block)
     return "lora_unet_" + path.replace(".", "_")

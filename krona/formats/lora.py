@@ -5,7 +5,7 @@ krona.low_rank makes the LoRA out of any other adapter.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 from diffusers.utils import is_peft_available
@@ -44,8 +44,9 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
     pipeline = base.pipeline()
     pipeline.load_lora_weights(str(path), adapter_name=_ADAPTER_NAME)
     try:
+        network = base.network(adapts_text=adapter.adapts_text)
         for layer_path in adapter.layers:
-            layer = base.unet.get_submodule(layer_path)
+            layer: Any = network.get_submodule(layer_path)
             yield layer_path, layer.get_delta_weight(_ADAPTER_NAME)
     finally:
         pipeline.unload_lora_weights()

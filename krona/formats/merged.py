@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import diffusers
 from torch import Tensor
 
-from krona.inject import Adapter
+from krona.inject import TEXT_ENCODERS, Adapter, one_root
 from krona.origin import Origin
 
 if TYPE_CHECKING:
@@ -47,9 +47,16 @@ def loader(adapter: Adapter) -> str:
 
 def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's merged weight less the base's."""
-    unet = type(base.unet).from_pretrained(path, subfolder="unet", local_files_only=True)
+    parts = {"unet": base.unet}
+    if adapter.adapts_text:
+        parts |= dict(zip(TEXT_ENCODERS, base.text_encoders, strict=False))
+    unet, *text_encoders = (
+        type(part).from_pretrained(path, subfolder=name, local_files_only=True)
+        for name, part in parts.items()
+    )
+    network = one_root(unet, text_encoders)
     for layer_path, layer in adapter.layers.items():
-        weight = unet.get_submodule(layer_path).weight
+        weight = network.get_parameter(f"{layer_path}.weight")
         yield layer_path, weight.detach().to(layer.base.weight.device) - layer.base.weight
 
 

@@ -18,7 +18,7 @@ from krona.errors import KronaError
 from krona.formats import MANIFEST_KEY
 from krona.formats.merged import merged
 from krona.formats.original import clip_state, open_clip_state, unet_state, vae_state
-from krona.inject import Adapter
+from krona.inject import TEXT_ENCODERS, Adapter, one_root
 from krona.origin import Origin
 from krona.single_file import load_single_file
 
@@ -78,11 +78,12 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
     for name, module in was.items():
         theirs = got[name].state_dict()
         for key, value in module.state_dict().items():
-            is_adapted = name == "unet" and key in adapted
+            is_adapted = (key if name == "unet" else f"{name}.{key}") in adapted
             if not is_adapted and not torch.equal(theirs[key], value.cpu()):
                 raise KronaError(f"the merged-file export loads back wrong: {name} {key} differs")
+    network = one_root(pipeline.unet, [got[name] for name in TEXT_ENCODERS if name in got])
     for layer_path, layer in adapter.layers.items():
-        weight = pipeline.unet.get_submodule(layer_path).weight
+        weight = network.get_parameter(f"{layer_path}.weight")
         yield layer_path, weight.detach().to(layer.base.weight.device) - layer.base.weight
 
 

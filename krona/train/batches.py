@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from krona.checkpoint import Base
-from krona.encode import PromptEmbeds
+from krona.encode import PromptEmbeds, embed
 from krona.objective import add_noise, added_conditions, fixed_pairs, min_snr_weights, target
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
@@ -23,13 +23,14 @@ class Batch:
     """What one run has the UNet predict.
 
     latents, noise: (n, c, h, w) and timesteps (n,), on the CPU.
-    text: n prompts on the base's device.
+    prompts: n of them.  text: the same, encoded without an adapter, on the base's device.
     weights: (n,) of the images' errors in the run's loss.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    prompts: tuple[str, ...]
     text: PromptEmbeds
     weights: Tensor
 
@@ -51,8 +52,14 @@ def random_batch(
     if config.min_snr_gamma is not None:
         alpha_bar = base.scheduler.alphas_cumprod[timesteps]
         weights = weights * min_snr_weights(alpha_bar, config.min_snr_gamma, base.prediction_type)
-    text = data.text[kinds.tolist()]
-    return Batch(latents=latents, noise=noise, timesteps=timesteps, text=text, weights=weights)
+    return Batch(
+        latents=latents,
+        noise=noise,
+        timesteps=timesteps,
+        prompts=tuple(data.prompts[kind] for kind in kinds.tolist()),
+        text=data.text[kinds.tolist()],
+        weights=weights,
+    )
 
 
 def _draw(num_images: int, n: int, generator: torch.Generator) -> Tensor:
@@ -91,6 +98,7 @@ def fixed_batches(base: Base, data: TrainData, config: TrainConfig) -> Iterator[
             latents=latents,
             noise=pairs.noise[rows],
             timesteps=pairs.timesteps[rows],
+            prompts=data.prompts[:1] * len(latents),
             text=data.text[[0] * len(latents)],
             weights=torch.full((len(latents),), 1 / config.num_fixed_pairs),
         )
@@ -104,17 +112,20 @@ def batch_losses(
     Args:
         batches: their rows go through the UNet in this order.
         resolution: side of the images in pixels.
-        config: of any of the runs; they agree in mixed_precision.
+        config: of any of the runs; they agree in mixed_precision and in whether text is adapted.
     """
     latents = torch.cat([batch.latents for batch in batches])
     noise = torch.cat([batch.noise for batch in batches])
     timesteps = torch.cat([batch.timesteps for batch in batches])
     weights = torch.cat([batch.weights for batch in batches]).to(base.device)
-    text = PromptEmbeds.cat([batch.text for batch in batches])
     alpha_bar = base.scheduler.alphas_cumprod[timesteps]
     wanted = target(latents, noise, alpha_bar, base.prediction_type).to(base.device)
-    added = None if text.pooled is None else added_conditions(text.pooled, resolution)
     with _autocast(base, config):
+        if config.adapter.adapts_text:
+            text = embed(base, [prompt for batch in batches for prompt in batch.prompts])
+        else:
+            text = PromptEmbeds.cat([batch.text for batch in batches])
+        added = None if text.pooled is None else added_conditions(text.pooled, resolution)
         predicted = base.unet(
             add_noise(latents, noise, alpha_bar).to(base.device, base.dtype),
             timesteps.to(base.device),

@@ -17,11 +17,12 @@ from krona.train.config import TrainConfig
 class TrainData:
     """What a run reads, encoded: of the photos and, for prior preservation, of class images.
 
-    text: two prompts, the instance's and the class's, on the base's device.
+    prompts: the instance's and the class's.  text: both, encoded, on the base's device.
     """
 
     latents: LatentDist
     class_latents: LatentDist | None
+    prompts: tuple[str, str]
     text: PromptEmbeds
     resolution: int
 
@@ -35,7 +36,8 @@ def prepare_data(
     """
     resolution = photos.pixels.shape[-1]
     _check_resolution(base, resolution, config.resolution or base.resolution)
-    text = encode_prompts(base, [subject.instance_prompt, subject.class_prompt], cache)
+    prompts = subject.instance_prompt, subject.class_prompt
+    text = encode_prompts(base, prompts, cache)
     class_latents = None
     if config.prior_weight:
         images = class_images(
@@ -49,6 +51,7 @@ def prepare_data(
     return TrainData(
         latents=encode_latents(base, photos, cache),
         class_latents=class_latents,
+        prompts=prompts,
         text=text.to(base.device, base.dtype),
         resolution=resolution,
     )

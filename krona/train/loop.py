@@ -121,7 +121,8 @@ def advance(base: Base, runs: Sequence[Run]) -> list[Record | NonFiniteLossError
     snapshots = [run.state.snapshot() for run in runs]
     num_steps = min(run.steps_to_record for run in runs)
     try:
-        with Pack(base.unet, [run.state.adapter for run in runs]) as pack:
+        network = base.network(adapts_text=runs[0].config.adapter.adapts_text)
+        with Pack(network, [run.state.adapter for run in runs]) as pack:
             start_s = time.perf_counter()
             sums = torch.stack([_step(base, runs, pack) for _ in range(num_steps)]).sum(0)
             seconds = time.perf_counter() - start_s
@@ -207,6 +208,11 @@ def _check_alike(base: Base, runs: Sequence[Run]) -> None:
                     f"runs with {name}={one} and {other} cannot be trained together; "
                     "give them the same, or train them one by one"
                 )
+        if first.config.adapter.adapts_text != run.config.adapter.adapts_text:
+            raise KronaError(
+                "runs that adapt the text encoders and runs that do not cannot be trained "
+                "together; train them one by one"
+            )
         if run.data.resolution != first.data.resolution:
             raise KronaError(
                 f"runs at {first.data.resolution} and {run.data.resolution} px cannot be trained "

@@ -1,5 +1,6 @@
 """A plan's numbers are the real ones: of files, of weights, of what training allocates."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def _bytes_of(module: nn.Module) -> int:
 @pytest.fixture(scope="module")
 def sd15() -> Plan:
     """SD 1.5 at 512 px with the paper's default, in bfloat16, one image."""
-    config = PlanConfig(adapter=AdapterConfig(), adapts_text=True, precision="bf16", batch_size=1)
+    config = PlanConfig(adapter=AdapterConfig(adapts_text=True), precision="bf16", batch_size=1)
     return make_plan("sd15", config)
 
 
@@ -62,7 +63,7 @@ def test_encoders_that_are_not_kept_take_no_memory(tiny_sd: Path) -> None:
     config = PlanConfig(adapter=FITTING, keeps_encoders=False)
     memory = make_plan(str(tiny_sd), config).memory
     assert (memory.text_encoders, memory.vae) == (0, 0)
-    config = PlanConfig(adapter=FITTING, keeps_encoders=False, adapts_text=True)
+    config = PlanConfig(adapter=replace(FITTING, adapts_text=True), keeps_encoders=False)
     memory = make_plan(str(tiny_sd), config).memory
     assert memory.text_encoders > memory.vae == 0
 
@@ -76,7 +77,7 @@ def test_activations_and_flops_grow_with_the_batch(tiny_sd: Path) -> None:
 
 def test_text_adapters_bring_gradients_into_the_encoders(tiny_sdxl: Path) -> None:
     plain = make_plan(str(tiny_sdxl), PlanConfig(adapter=FITTING))
-    text = make_plan(str(tiny_sdxl), PlanConfig(adapter=FITTING, adapts_text=True))
+    text = make_plan(str(tiny_sdxl), PlanConfig(adapter=replace(FITTING, adapts_text=True)))
     assert text.num_layers == plain.num_layers + 2 * 2 * 4
     assert text.memory.saved > plain.memory.saved
     assert text.forward_flops > plain.forward_flops

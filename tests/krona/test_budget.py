@@ -21,8 +21,8 @@ from krona.train.loop import train
 from krona.train.state import TrainState
 
 PLAN = PlanConfig(adapter=AdapterConfig(kind="lora"), batch_size=2)
-OFFLOADED = Savings(offloads_encoders=True)
-ALL_SAVED = Savings(offloads_encoders=True, has_checkpointing=True)
+OFFLOADED = Savings(offloads_vae=True, offloads_text=True)
+ALL_SAVED = Savings(offloads_vae=True, offloads_text=True, has_checkpointing=True)
 
 
 def test_no_more_is_given_up_than_the_budget_asks_for(tiny_sdxl: Path) -> None:

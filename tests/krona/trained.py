@@ -97,7 +97,9 @@ def assert_close(got: Tensor, expected: Tensor) -> None:
 
 @contextmanager
 def unchanged(base: Base) -> Iterator[None]:
-    """Assert that a block leaves the base's UNet as it was."""
-    before = snapshot(base.unet)
+    """Assert that a block leaves the base's UNet and text encoders as they were."""
+    network = base.network(adapts_text=True)
+    before = snapshot(network)
     yield
-    assert_untouched(base.unet, before)
+    assert_untouched(network, before)
+    assert not hasattr(base.unet, "peft_config")

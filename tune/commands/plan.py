@@ -1,6 +1,7 @@
 """`krona plan`: what an adapter is and what training it costs, from configurations alone."""
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from krona.errors import KronaError
@@ -36,7 +37,7 @@ def plan(
         factors: Shape of A, as a1xa2 for all projections, or one for each: q=4x64 k=8x64.
         lora_rank: Plan a LoRA of this rank instead.
         targets: Adapted attention projections: any of the letters q, k, v, o.
-        text_encoders: Count adapters in the text encoders too (training has the UNet's only).
+        text_encoders: Adapt the text encoders too.
         resolution: Side of the training images in pixels [default: the checkpoint's own].
         batch_size: Images in one forward pass.
         precision: Precision of the base's weights.
@@ -48,8 +49,10 @@ def plan(
     from krona.plan import PlanConfig, make_plan
 
     config = PlanConfig(
-        adapter=adapter_config(factors, lora_rank, TrialSettings(targets=targets).targets),
-        adapts_text=text_encoders,
+        adapter=replace(
+            adapter_config(factors, lora_rank, TrialSettings(targets=targets).targets),
+            adapts_text=text_encoders,
+        ),
         resolution=resolution,
         batch_size=batch_size,
         precision=precision,
@@ -118,11 +121,11 @@ def _title(made: "Plan", config: "PlanConfig") -> str:
 
 
 def _size_rows(made: "Plan", config: "PlanConfig") -> list[Row]:
-    of = "UNet and text encoders" if config.adapts_text else "UNet"
+    of = "UNet and text encoders" if config.adapter.adapts_text else "UNet"
     in_text = [("", f"{made.num_text_params:,}", "of them in the text encoders")]
     return [
         ("parameters", f"{made.num_params:,}", f"{made.share_frac:.3%} of {of}"),
-        *(in_text if config.adapts_text else []),
+        *(in_text if config.adapter.adapts_text else []),
         ("file", f"{made.file_bytes / 1e6:.2f} MB", "float32, without its manifest"),
         ("FLOPs of a step", _tera(made.step_flops), f"{_tera(made.forward_flops)} of them forward"),
         ("as a LoRA", f"rank {made.lora_rank}", "the least that holds it exactly"),
