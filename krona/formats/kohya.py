@@ -36,7 +36,8 @@ def layer_name(path: str, family: "Family", layers_per_block: int) -> str:
     if is_of_text(path):
         encoder, _, inner = path.partition(".")
         number = str(1 + TEXT_ENCODERS.index(encoder)) if family == "sdxl" else ""
-        return f"lora_te{number}_" + inner.replace(".", "_")
+        # transformers 5 has the parts of a CLIPTextModel without their old first name
+        return f"lora_te{number}_text_model_" + inner.removeprefix("text_model.").replace(".", "_")
     if family == "sdxl":
         path = block_path(path, layers_per_block)
     return "lora_unet_" + path.replace(".", "_")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from trained import make_manifest, unchanged
 
 from krona.adapter import AdapterConfig
@@ -153,6 +154,16 @@ def test_exports_load_back(base: Base, saved: Path, tmp_path: Path, format: Expo
         report = export_adapter(saved, base=base, format=format, output=tmp_path / "e" / name)
     assert report.rel_error < 1e-4
     assert report.loaded_by.split()[0] in {"diffusers", "lycoris_lora"}
+
+
+def test_kohyas_names_are_those_of_sd_scripts(saved: Path, base: Base, tmp_path: Path) -> None:
+    output = tmp_path / "e" / "out.safetensors"
+    export_adapter(saved, base=base, format="kohya", output=output)
+    names = {key.partition(".")[0] for key in load_file(output)}
+    prefixes = ("lora_te_",) if base.family == "sd" else ("lora_te1_", "lora_te2_")
+    for prefix in prefixes:
+        assert f"{prefix}text_model_encoder_layers_1_self_attn_out_proj" in names
+    assert all(name.startswith(("lora_unet_", *prefixes)) for name in names)
 
 
 @pytest.mark.parametrize("format", ["peft", "diffusers", "lycoris"])
