@@ -52,6 +52,7 @@ bench: install  ## the benchmarks; results go to benchmarks/results/
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/sweep.py
 
 cluster-up: install  ## start the cluster of clusters/$(CLUSTER).yaml
 	$(BIN)/ray up --yes clusters/$(CLUSTER).yaml
