@@ -89,8 +89,7 @@ def _read_own(path: Path) -> _Contents:
     state, manifest = load_adapter(path)
 
     def put(base: "Base") -> Adapter:
-        config = manifest.config
-        adapter = inject(base.network(adapts_text=config.adapts_text), config, seed=0)
+        adapter = inject(base.network, manifest.config, seed=0)
         try:
             adapter.load_state_dict(state)
         except BaseException:

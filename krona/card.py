@@ -18,7 +18,7 @@ from krona.errors import KronaError
 
 if TYPE_CHECKING:
     from krona.adapter_file import Manifest
-    from krona.checkpoint import Family
+    from krona.checkpoint_files import Family
     from krona.load_back import Measured
     from krona.origin import Origin
 

@@ -1,7 +1,6 @@
 """The frozen base model: a Stable Diffusion checkpoint in, its modules and what they expect out."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,23 +12,20 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError
 from torch import nn
 
+from krona.checkpoint_files import (
+    Family,
+    check_components,
+    component_files,
+    locate,
+    pipeline_family,
+)
 from krona.content_hash import content_hash
 from krona.errors import KronaError
 from krona.inject import TEXT_ENCODERS, one_root
 from krona.quiet import quiet_loaders
 from krona.single_file import load_single_file, original_config
-from krona.toyland import CHECKPOINT, intact
 
-Family = Literal["sd", "sdxl"]
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-_COMPONENTS: dict[Family, tuple[str, ...]] = {
-    "sd": ("unet", "vae", "text_encoder", "tokenizer"),
-    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-}
-_FAMILIES: dict[str, Family] = {
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionXLPipeline": "sdxl",
-}
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -95,9 +91,10 @@ class Base:
         finally:
             encoder.to(home)
 
-    def network(self, *, adapts_text: bool) -> nn.Module:
-        """What an adapter goes on: the UNet, or one root over it and the text encoders."""
-        return one_root(self.unet, self.text_encoders if adapts_text else ())
+    @property
+    def network(self) -> nn.Module:
+        """What an adapter goes on: one root over the UNet's parts and the text encoders."""
+        return one_root(self.unet, self.text_encoders)
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
@@ -168,62 +165,9 @@ def load_base(
     return _freeze(pipeline, str(source), base_hash, torch.device(device), dtype, savings)
 
 
-def pipeline_family(folder: Path) -> Family:
-    """The family that a folder in diffusers layout says it is of.
-
-    Raises: KronaError if it does not say, or names a pipeline that cannot be trained here.
-    """
-    index = folder / "model_index.json"
-    try:
-        name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except FileNotFoundError:
-        raise KronaError(
-            f"{folder} holds no model_index.json, so it is no checkpoint in diffusers layout; give "
-            "the folder that contains unet/, vae/ and text_encoder/"
-        ) from None
-    except (ValueError, AttributeError) as error:
-        raise KronaError(f"{index} is damaged: {error}; fetch the checkpoint again") from error
-    if name not in _FAMILIES:
-        raise KronaError(f"{folder} is a {name}; supported: {', '.join(_FAMILIES)}")
-    return _FAMILIES[name]
-
-
-def component_files(folder: Path, family: Family) -> list[Path]:
-    """Configs, tokenizers and safetensors of a checkpoint's components, in a fixed order."""
-    return [
-        path
-        for component in _COMPONENTS[family]
-        for path in sorted((folder / component).glob("*"))
-        if path.suffix in {".json", ".txt", ".safetensors"}
-    ]
-
-
-def locate(source: str | Path, *, further: Iterable[str] = ()) -> Path:
-    """The path of a checkpoint that load_base takes.
-
-    Raises: KronaError if there is none; `further` are other names the caller would have taken.
-    """
-    if str(source) == "toyland":
-        return intact(CHECKPOINT)
-    path = Path(source).expanduser()
-    if not path.exists():
-        names = ", ".join(f"'{name}'" for name in ("toyland", *further))
-        raise KronaError(
-            f"checkpoint '{source}' does not exist; give {names}, a folder in diffusers layout "
-            "or a .safetensors file"
-        )
-    if path.is_file() and path.suffix != ".safetensors":
-        raise KronaError(
-            f"checkpoint '{source}' is a '{path.suffix}' file; pickled checkpoints can run code, "
-            "so they are not opened. Give its .safetensors version"
-        )
-    return path
-
-
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
     family = pipeline_family(folder)
-    for component in _COMPONENTS[family]:
-        _check_component(folder, component)
+    check_components(folder, family)
     is_half = any(folder.glob("unet/*.fp16*safetensors"))
     has_full = any(p for p in folder.glob("unet/*.safetensors") if ".fp16" not in p.name)
     try:
@@ -239,18 +183,6 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise KronaError(f"checkpoint {folder} cannot be loaded: {error}") from error
     return pipeline, [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
-
-
-def _check_component(folder: Path, component: str) -> None:
-    files = {path.suffix for path in (folder / component).glob("*")}
-    is_tokenizer = component.startswith("tokenizer")
-    if not files:
-        raise KronaError(f"checkpoint {folder} is incomplete: {component}/ is missing or empty")
-    if not is_tokenizer and ".safetensors" not in files:
-        pickled = " (it has pickled ones, which are not opened)" if ".bin" in files else ""
-        raise KronaError(
-            f"checkpoint {folder} is incomplete: {component}/ has no safetensors weights{pickled}"
-        )
 
 
 def _freeze(

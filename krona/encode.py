@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from krona.cache import Cache
-from krona.checkpoint import Base, Family
+from krona.checkpoint import Base
+from krona.checkpoint_files import Family
 from krona.inject import holds_adapter
 from krona.photos import Photos
 
@@ -38,7 +39,7 @@ class PromptEmbeds:
     """Text features of n prompts: embeds (n, seq, dim); pooled (n, p) for SDXL."""
 
     embeds: Tensor
-    pooled: Tensor | None
+    pooled: Tensor | None = None
 
     def __getitem__(self, indices: Any) -> "PromptEmbeds":
         pooled = None if self.pooled is None else self.pooled[indices]
@@ -93,7 +94,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], cache: Cache | None) -> P
         return embed(base, prompts)
     key = {"what": "prompts", "base": base.content_hash, "dtype": str(base.dtype)}
     tensors = cache.get(key | {"prompts": prompts}, lambda: embed(base, prompts).tensors())
-    return PromptEmbeds(embeds=tensors["embeds"], pooled=tensors.get("pooled"))
+    return PromptEmbeds(**tensors)
 
 
 def embed(base: Base, prompts: Sequence[str]) -> PromptEmbeds:
@@ -102,8 +103,7 @@ def embed(base: Base, prompts: Sequence[str]) -> PromptEmbeds:
         _encode_text(base, tokenizer, text_encoder, prompts)
         for tokenizer, text_encoder in zip(base.tokenizers, base.text_encoders, strict=True)
     ]
-    features = text_features(outputs, base.family)
-    return PromptEmbeds(embeds=features["embeds"], pooled=features.get("pooled"))
+    return PromptEmbeds(**text_features(outputs, base.family))
 
 
 @torch.inference_mode()

@@ -43,13 +43,14 @@ def attention_linears(
     }
 
 
-def one_root(unet: nn.Module, text_encoders: Sequence[nn.Module]) -> nn.Module:
-    """The UNet, or with text encoders a module that holds its parts and them.
+def adapted_linears(network: nn.Module, config: AdapterConfig) -> dict[str, nn.Linear]:
+    """The linears of a module, or of Base.network, that an adapter of `config` goes on, by path."""
+    linears = attention_linears(network, config.targets)
+    return {p: linear for p, linear in linears.items() if config.adapts_text or not is_of_text(p)}
 
-    Paths within the UNet are the same in both; the others begin with the encoder's name.
-    """
-    if not text_encoders:
-        return unet
+
+def one_root(unet: nn.Module, text_encoders: Sequence[nn.Module]) -> nn.Module:
+    """A module that holds the UNet's parts, under their own paths, and the text encoders."""
     root = nn.Module()
     parts = dict(unet.named_children()) | dict(zip(TEXT_ENCODERS, text_encoders, strict=False))
     for name, part in parts.items():
@@ -81,15 +82,17 @@ def check_fit(linears: Mapping[str, nn.Linear], config: AdapterConfig) -> None:
 
 
 def make_adapter(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapter":
-    """Make fresh adapter layers for the UNet's target projections; the UNet stays as it is.
+    """Make fresh adapter layers for the target projections; the modules stay as they are.
 
     Args:
+        unet: a UNet, a text encoder, or Base.network, whose text encoders get layers too if the
+            config adapts text.
         config: kind, factors, targets and init of the layers.
         seed: of the random factors; equal seeds give bit-equal layers.
     Raises: KronaError if an adapter is already there, no linear is found, or factors do not fit.
     """
     _check_is_free(unet)
-    linears = attention_linears(unet, config.targets)
+    linears = adapted_linears(unet, config)
     if not linears:
         raise KronaError(
             f"no attention projection to adapt in {type(unet).__name__}; "
@@ -122,10 +125,10 @@ def inject_layers(unet: nn.Module, layers: dict[str, AdapterLayer]) -> "Adapter"
 
 
 class Adapter:
-    """The adapter layers in a UNet, or in a UNet and text encoders, by path.
+    """The adapter layers in a UNet, or in Base.network, by path.
 
     Attributes:
-        unet: holds the layers while is_injected; Base.network()'s root where text is adapted.
+        unet: holds the layers while is_injected.
         layers: path in it → layer.
         is_injected: whether the UNet holds the layers.
     """

@@ -23,7 +23,8 @@ from krona.inject import Adapter
 class Pack:
     """Context in which the UNet holds the adapters; afterwards it is as before.
 
-    A single adapter is injected as it is, and stays where it was injected before.
+    A single adapter is injected as it is, and stays where it was injected before; none is the UNet
+    as it stands.
     """
 
     def __init__(self, unet: nn.Module, adapters: Sequence[Adapter]) -> None:

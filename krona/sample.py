@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,9 +15,6 @@ from krona.encode import PromptEmbeds, decode_latents, encode_prompts
 from krona.inject import Adapter
 from krona.objective import added_conditions
 from krona.pack import Pack
-
-# DPM-Solver++ (Lu et al., arXiv:2211.01095), second order, two steps remembered.
-SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False}
 
 
 def sample(base: Base, prompts: Sequence[str], **options: Any) -> list[Image.Image]:
@@ -68,12 +64,10 @@ def sample_each(
     jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
     num_at_once = max(1, (batch_size or _images_at_once(side_px)) // num)
     images: list[list[Image.Image]] = [[] for _ in range(num)]
-    network = base.network(adapts_text=any(adapter.adapts_text for adapter in adapters))
-    with Pack(network, adapters) if adapters else nullcontext() as pack:
+    with Pack(base.network, adapters) as pack:
         for start in range(0, len(jobs), num_at_once):
             batch = jobs[start : start + num_at_once]
-            if pack is not None:
-                pack.set_rows([len(batch) * (1 if guidance_scale == 1.0 else 2)] * num)
+            pack.set_rows([len(batch) * (1 if guidance_scale == 1.0 else 2)] * num)
             noise = torch.stack([_start_noise(shape, seed, i, j) for i, j in batch])
             latents = _denoise(
                 base,
@@ -134,8 +128,13 @@ def _denoise(
 
 
 def _scheduler(base: Base) -> DPMSolverMultistepScheduler:
-    """A fresh one, as it remembers its steps; latents are no pixels, so nothing is clipped."""
-    return DPMSolverMultistepScheduler.from_config(base.scheduler.config, **SOLVER)
+    """DPM-Solver++ (Lu et al., arXiv:2211.01095), of order 2; fresh, as it remembers its steps.
+
+    Latents are no pixels, so nothing is clipped.
+    """
+    return DPMSolverMultistepScheduler.from_config(
+        base.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, thresholding=False
+    )
 
 
 def _texts(
@@ -147,7 +146,7 @@ def _texts(
 ) -> tuple[PromptEmbeds, PromptEmbeds]:
     """What guidance leads away from, and the prompts, as an adapter has the text encoders say."""
     heard = [adapter] if adapter is not None and adapter.adapts_text else []
-    with Pack(base.network(adapts_text=True), heard) if heard else nullcontext():
+    with Pack(base.network, heard):
         return _unconditional(base, negative_prompt, cache), encode_prompts(base, prompts, cache)
 
 

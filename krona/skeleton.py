@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from krona.checkpoint import Family, locate, pipeline_family
+from krona.checkpoint_files import Family, locate, pipeline_family
 from krona.errors import KronaError
 from krona.quiet import quiet_loaders
 from krona.single_file import ORIGINALS, original_config

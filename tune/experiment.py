@@ -81,8 +81,7 @@ def start_trial(
     trial = TrialSettings.from_dict(settings)
     config = resident.train_config(trial)
     data = prepare_data(resident.base, resident.subject, resident.photos, config, resident.cache)
-    network = resident.base.network(adapts_text=config.adapter.adapts_text)
-    adapter = make_adapter(network, config.adapter, seed=trial.seed)
+    adapter = make_adapter(resident.base.network, config.adapter, seed=trial.seed)
     workdir.mkdir(parents=True, exist_ok=True)
     state_path = workdir / STATE_FILE
     make = TrainState.create

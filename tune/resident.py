@@ -11,7 +11,7 @@ from krona.adapter_file import Manifest
 from krona.budget import GIB, device_budget, fit_budget
 from krona.cache import Cache, default_cache_dir
 from krona.checkpoint import DTYPES, Base, Precision, Savings, load_base, native_precision
-from krona.inject import attention_linears
+from krona.inject import adapted_linears
 from krona.kron import valid_factors
 from krona.photos import Photos, load_photos
 from krona.plan import PlanConfig
@@ -46,9 +46,9 @@ class Resident:
 
     @property
     def valid_factors(self) -> list[tuple[int, int]]:
-        """Every (a1, a2) that divides all attention projections of the base."""
-        network = self.base.network(adapts_text=self.config.text_encoders)
-        layers = attention_linears(network).values()
+        """Every (a1, a2) that divides all layers that an adapter may go on."""
+        config = self.adapter_config(TrialSettings())
+        layers = adapted_linears(self.base.network, config).values()
         return valid_factors((layer.out_features, layer.in_features) for layer in layers)
 
     @classmethod

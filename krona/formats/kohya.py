@@ -26,7 +26,8 @@ from krona.inject import TEXT_ENCODERS, Adapter, is_of_text
 from krona.origin import Origin
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base, Family
+    from krona.checkpoint import Base
+    from krona.checkpoint_files import Family
 
 IS_FOLDER = False
 

@@ -16,7 +16,8 @@ from krona.inject import Adapter
 from krona.origin import Origin
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base, Family
+    from krona.checkpoint import Base
+    from krona.checkpoint_files import Family
 
 IS_FOLDER = False
 _ADAPTER_NAME = "krona"
@@ -44,7 +45,7 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
     pipeline = base.pipeline()
     pipeline.load_lora_weights(str(path), adapter_name=_ADAPTER_NAME)
     try:
-        network = base.network(adapts_text=adapter.adapts_text)
+        network = base.network
         for layer_path in adapter.layers:
             layer: Any = network.get_submodule(layer_path)
             yield layer_path, layer.get_delta_weight(_ADAPTER_NAME)

@@ -23,7 +23,8 @@ from krona.origin import Origin
 from krona.single_file import load_single_file
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base, Family
+    from krona.checkpoint import Base
+    from krona.checkpoint_files import Family
 
 IS_FOLDER = False
 _BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}

@@ -20,7 +20,8 @@ from krona.inject import Adapter
 from krona.origin import Origin
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base, Family
+    from krona.checkpoint import Base
+    from krona.checkpoint_files import Family
 
 IS_FOLDER = True
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model"

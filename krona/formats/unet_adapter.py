@@ -22,7 +22,8 @@ from krona.inject import Adapter
 from krona.origin import Origin
 
 if TYPE_CHECKING:
-    from krona.checkpoint import Base, Family
+    from krona.checkpoint import Base
+    from krona.checkpoint_files import Family
 
 _ADAPTER_NAME = "krona"
 

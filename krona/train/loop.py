@@ -121,8 +121,7 @@ def advance(base: Base, runs: Sequence[Run]) -> list[Record | NonFiniteLossError
     snapshots = [run.state.snapshot() for run in runs]
     num_steps = min(run.steps_to_record for run in runs)
     try:
-        network = base.network(adapts_text=runs[0].config.adapter.adapts_text)
-        with Pack(network, [run.state.adapter for run in runs]) as pack:
+        with Pack(base.network, [run.state.adapter for run in runs]) as pack:
             start_s = time.perf_counter()
             sums = torch.stack([_step(base, runs, pack) for _ in range(num_steps)]).sum(0)
             seconds = time.perf_counter() - start_s

@@ -41,8 +41,7 @@ def _speed(base: Base, data: TrainData, config: TrainConfig, size: int) -> float
     """Steps of runs a second, of `size` together."""
     runs = []
     for seed in range(size):
-        network = base.network(adapts_text=config.adapter.adapts_text)
-        adapter = make_adapter(network, config.adapter, seed=seed)
+        adapter = make_adapter(base.network, config.adapter, seed=seed)
         runs.append(Run(data, TrainState.create(adapter, config), config))
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)

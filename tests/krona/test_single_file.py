@@ -10,7 +10,8 @@ from original_naming import original_state
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from krona.checkpoint import Base, load_base, pipeline_family
+from krona.checkpoint import Base, load_base
+from krona.checkpoint_files import pipeline_family
 from krona.errors import KronaError
 from krona.single_file import clip_tokenizer, original_config
 

@@ -47,8 +47,7 @@ def data(base: Base, subject_dir: Path, cache: Cache) -> TrainData:
 
 
 def make_run(base: Base, data: TrainData, config: TrainConfig) -> Run:
-    network = base.network(adapts_text=config.adapter.adapts_text)
-    adapter = make_adapter(network, config.adapter, seed=config.seed)
+    adapter = make_adapter(base.network, config.adapter, seed=config.seed)
     return Run(data, TrainState.create(adapter, config), config)
 
 
@@ -97,7 +96,7 @@ def test_samples_ask_the_adapted_text_encoders(base: Base, data: TrainData, cach
 
 def test_an_adapted_encoder_neither_reads_nor_fills_the_cache(sd: Base, cache: Cache) -> None:
     plain = encode_prompts(sd, PROMPTS, cache).embeds
-    adapter = make_adapter(sd.network(adapts_text=True), ADAPTER, seed=0)
+    adapter = make_adapter(sd.network, ADAPTER, seed=0)
     adapter.inject()
     for parameter in adapter.parameters():
         parameter.data.add_(0.1)
@@ -178,7 +177,7 @@ def test_formats_of_a_unet_alone_refuse(
 
 def test_sampling_an_adapter_of_each_kind(sd: Base) -> None:
     adapters = [
-        make_adapter(sd.network(adapts_text=text), replace(ADAPTER, adapts_text=text), seed=0)
+        make_adapter(sd.network, replace(ADAPTER, adapts_text=text), seed=0)
         for text in (True, False)
     ]
     together = sample_each(sd, adapters, PROMPTS, steps=2)

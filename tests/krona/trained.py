@@ -98,7 +98,7 @@ def assert_close(got: Tensor, expected: Tensor) -> None:
 @contextmanager
 def unchanged(base: Base) -> Iterator[None]:
     """Assert that a block leaves the base's UNet and text encoders as they were."""
-    network = base.network(adapts_text=True)
+    network = base.network
     before = snapshot(network)
     yield
     assert_untouched(network, before)

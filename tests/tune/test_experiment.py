@@ -73,6 +73,21 @@ def test_a_trial_resumed_at_its_end_tells_it_again(resident: Resident, tmp_path:
     assert (again.step, again.metrics["balance"]) == (4, before.metrics["balance"])
 
 
+def test_memory_and_text_encoders_are_as_the_experiment_says(tmp_path: Path) -> None:
+    config = replace(CONFIG, memory_gib=0.001, text_encoders=True)
+    with pytest.warns(UserWarning, match="may run out of memory"):
+        resident = Resident.load(config)
+    assert resident.base.unet.is_gradient_checkpointing
+    run(resident, SETTINGS, tmp_path)
+    state, manifest = load_adapter(tmp_path / ADAPTER_FILE)
+    assert manifest.config.adapts_text
+    learned = [
+        t for name, t in state.items() if name.startswith("text_encoder.") and name[-1] == "B"
+    ]
+    assert len(learned) == 3 * 4
+    assert all(bool(tensor.any()) for tensor in learned)
+
+
 def test_packed_trials_score_as_each_by_itself(tmp_path: Path) -> None:
     resident = Resident.load(replace(CONFIG, precision="fp32"))  # bf16 rounds more than is allowed
     settings = {"one": SETTINGS, "two": SETTINGS | {"seed": 4}, "lora": OTHER}
