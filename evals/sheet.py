@@ -1,13 +1,14 @@
 """Contact sheets: rows of labelled pictures in, one picture out."""
 
 from collections.abc import Sequence
-from textwrap import shorten
+from textwrap import fill
 
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN_PX = 4
 LABEL_PX = 150
 HEADER_PX = 30
+CHARACTER_PX = 7
 
 
 def contact_sheet(
@@ -31,21 +32,18 @@ def contact_sheet(
     font = ImageFont.load_default(size=12)
     for x, text in enumerate(columns):
         draw.text(
-            (LABEL_PX + x * step, 2), _wrap(text, cell_px), fill="black", font=font, spacing=1
+            (LABEL_PX + x * step, 2), _wrap(text, cell_px, 2), fill="black", font=font, spacing=1
         )
     for y, (label, pictures) in enumerate(rows):
         top = header + y * step
-        at = 4, top + cell_px // 2 - 16
-        draw.text(at, _wrap(label, LABEL_PX), fill="black", font=font, spacing=1)
+        at = 4, top + cell_px // 2 - 22
+        draw.text(at, _wrap(label, LABEL_PX, 3), fill="black", font=font, spacing=1)
         for x, picture in enumerate(pictures):
             cell = picture.convert("RGB").resize((cell_px, cell_px), Image.Resampling.LANCZOS)
             sheet.paste(cell, (LABEL_PX + x * step, top))
     return sheet
 
 
-def _wrap(text: str, width_px: int) -> str:
-    """Break a text into at most two lines of about `width_px`."""
-    per_line = max(width_px // 7, 8)
-    short = shorten(text, 2 * per_line, placeholder="…")
-    cut = short.rfind(" ", 0, per_line + 1)
-    return short if len(short) <= per_line or cut < 0 else f"{short[:cut]}\n{short[cut + 1 :]}"
+def _wrap(text: str, width_px: int, num_lines: int) -> str:
+    """Break a text into lines of about `width_px`, the last one shortened if there are more."""
+    return fill(text, width_px // CHARACTER_PX, max_lines=num_lines, placeholder="…")

@@ -17,7 +17,7 @@ AXES: dict[str, Callable[[Row], float | str]] = {
     "targets": lambda row: row.targets,
     "init": lambda row: row.init,
 }
-LOG_AXES = ("a1", "a2", "learning rate")
+LOG_AXES = {"a1": 2, "a2": 2, "learning rate": 10}  # the base of each
 
 
 def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:
@@ -46,7 +46,7 @@ def scores_by_parameters(rows: Sequence[Row], path: Path) -> Path:
         _scatter(panel, [row for row in rows if row.balance is not None], get)
         panel.set_xlabel(name)
         if name in LOG_AXES:
-            panel.set_xscale("log")
+            panel.set_xscale("log", base=LOG_AXES[name])
     for panel in panels[:, 0]:
         panel.set_ylabel("balance")
     return _save(figure, path)
