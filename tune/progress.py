@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from ray.tune import Callback
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -118,7 +118,7 @@ class Progress(Callback):  # type: ignore[misc]
         left = self.time_left_s()
         return best + ("" if left is None else f"  {_clock(left)} left")
 
-    def _panel(self) -> Group:
+    def _panel(self) -> Table:
         pruned = sum(state == "pruned" for state in self._ended.values())
         failed = sum(state == "failed" for state in self._ended.values())
         counts = (
@@ -130,8 +130,14 @@ class Progress(Callback):  # type: ignore[misc]
             score = f"{METRIC} {result[METRIC]:.3f}" if METRIC in result else ""
             step = f"step {result.get(TIME, 0)}/{settings['steps']}"
             table.add_row(f"trial {key}", step, score, describe(settings))
-        bar = ProgressBar(total=self._trials, completed=self.num_done, width=60)
-        return Group(table, bar, line)
+        lines = Table.grid()  # a bar in a Group would not end its line
+        for part in (
+            table,
+            ProgressBar(total=self._trials, completed=self.num_done, width=60),
+            line,
+        ):
+            lines.add_row(part)
+        return lines
 
 
 def describe(settings: dict[str, Any]) -> str:

@@ -65,6 +65,18 @@ def test_live_panel_counts_and_shows_the_running_trials(clock):
     assert "balance 0.250" in shown
 
 
+def test_the_panels_last_line_tells_the_best_and_the_time_left_on_80_columns(clock):
+    console = Console(record=True, width=80, force_terminal=True)
+    progress = Progress(console, trials=4)
+    progress.setup()
+    run_trial(progress, 0, clock, step=20, balance=0.5, is_final=True)
+    progress.on_trial_start(0, [], trial(1))
+    progress.on_step_end(0, [])
+    progress.on_experiment_end([])
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert "1/4 done, 1 running, 0 pruned  best 0.500 (trial 000)  0:30 left" in lines
+
+
 def test_a_failed_trial_is_counted_as_done(clock):
     progress = Progress(Console(record=True), trials=2)
     progress.on_trial_start(0, [], trial(0))
