@@ -39,12 +39,15 @@ def loaders(
     lycoris, diffusers = "", ""
     if config.kind == "krona":
         lycoris, diffusers = _lycoris_objection(config, shapes), _peft_objection(config, shapes)
+    own = "kohya, lycoris"
+    if config.adapts_text:
+        own, diffusers = "kohya", "it is loaded into a UNet alone"
     single_file = f"it holds no {', '.join(odd_parts)}" if odd_parts else ""
     call = "unet.load_lora_adapter" if config.kind == "krona" else "load_lora_weights"
     rank = exact_lora_rank(config, shapes)
     rows = [
         ("kohya", "ComfyUI, A1111, InvokeAI", ""),
-        ("kohya, lycoris", "LyCORIS", lycoris),
+        (own, "LyCORIS", lycoris),
         ("diffusers", f"diffusers ≥ 0.42 ({call})", diffusers),
         ("peft", "PEFT", diffusers),
         ("lora", f"whatever loads LoRA of rank {rank}", ""),

@@ -131,6 +131,14 @@ def test_runs_with_and_without_are_not_mixed(sd: Base, subject_dir: Path, cache:
         advance(sd, [make_run(sd, data, CONFIG), make_run(sd, data, without)])
 
 
+def test_the_plan_names_the_formats_that_hold_both(base: Base) -> None:
+    planned = make_plan(base.source, PlanConfig(adapter=ADAPTER))
+    refusing = {loader.format for loader in planned.loaders if not loader.does_load}
+    assert {"diffusers", "peft"} <= refusing
+    assert not {"kohya", "lora", "merged"} & refusing
+    assert "lycoris" not in " ".join(loader.format for loader in planned.loaders)
+
+
 @pytest.fixture
 def saved(base: Base, data: TrainData, tmp_path: Path) -> Path:
     run = trained(base, data)
