@@ -104,7 +104,7 @@ def _foreign(
     reader: Any, tensors: Mapping[str, Tensor], origin: Origin, config: Mapping[str, Any]
 ) -> _Contents:
     def put(base: "Base") -> Adapter:
-        return inject_layers(base.unet, reader.layers(tensors, base, config))
+        return inject_layers(base.network, reader.layers(tensors, base, config))
 
     return _Contents(origin=origin, inject=put)
 

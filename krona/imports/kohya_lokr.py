@@ -13,18 +13,19 @@ from krona.adapter import AdapterLayer
 from krona.formats.kohya import layer_name
 from krona.imports.lokr import (
     Parts,
-    attention_block_linears,
     by_layer,
     check_known,
     factor,
     kron_layer,
     lora_dim,
+    readable_linears,
 )
+from krona.inject import is_of_text
 
 if TYPE_CHECKING:
     from krona.checkpoint import Base
 
-_PREFIXES = ("lora_unet_", "lycoris_")
+_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lycoris_")
 
 
 def reads(tensors: Mapping[str, Tensor]) -> bool:
@@ -36,7 +37,7 @@ def layers(
     tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
-    linears = attention_block_linears(base.unet)
+    linears = readable_linears(base.network)
     paths = {name: path for path in linears for name in _names(path, base)}
     read = by_layer(tensors)
     check_known(read, paths)
@@ -52,10 +53,11 @@ def layers(
 
 
 def _names(path: str, base: "Base") -> set[str]:
-    """Every name that tools give a layer: kohya's, and both prefixes before diffusers' path."""
-    plain = path.replace(".", "_")
+    """Every name that tools give a layer: kohya's, and for a UNet two with diffusers' path."""
     kohya = layer_name(path, base.family, base.unet.config.layers_per_block)
-    return {kohya, *(prefix + plain for prefix in _PREFIXES)}
+    if is_of_text(path):
+        return {kohya}
+    return {kohya, *(prefix + path.replace(".", "_") for prefix in ("lora_unet_", "lycoris_"))}
 
 
 def _scale(parts: Parts) -> float:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from krona.adapter import KronLinear
 from krona.errors import KronaError
+from krona.inject import is_of_text
 
 Parts = dict[str, Tensor]
 _KNOWN = {f"lokr_w{i}{part}" for i in (1, 2) for part in ("", "_a", "_b")} | {"alpha"}
@@ -52,12 +53,13 @@ def kron_layer(name: str, linear: nn.Linear, A: Tensor, B: Tensor) -> KronLinear
     return KronLinear.of(linear, A, B)
 
 
-def attention_block_linears(unet: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear inside the UNet's attention blocks, by path: what an adapter may be on."""
+def readable_linears(network: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear in the attention blocks of Base.network, text encoders' layers too, by path."""
     return {
         path: module
-        for path, module in unet.named_modules()
-        if isinstance(module, nn.Linear) and ".attentions." in path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+        and (".layers." if is_of_text(path) else ".attentions.") in path
     }
 
 
@@ -68,5 +70,5 @@ def check_known(names: Iterable[str], linears: Container[str]) -> None:
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise KronaError(
             f"{odd[0]}{more} is no linear layer in an attention block of this base; adapters of "
-            "text encoders and convolutions are not read"
+            "convolutions are not read"
         )

@@ -13,12 +13,12 @@ from torch import Tensor
 from krona.adapter import AdapterLayer
 from krona.errors import KronaError
 from krona.imports.lokr import (
-    attention_block_linears,
     by_layer,
     check_known,
     factor,
     kron_layer,
     lora_dim,
+    readable_linears,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def layers(
     tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
-    linears = attention_block_linears(base.unet)
+    linears = readable_linears(base.unet)
     read = {_path(name): parts for name, parts in by_layer(tensors).items()}
     check_known(read, linears)
     if not config and any(lora_dim(parts) for parts in read.values()):

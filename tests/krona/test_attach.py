@@ -209,8 +209,8 @@ Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
         (lokr(**{f"{Q}.lokr_w2": torch.ones(32, 32, 1, 1)}), r"has no two-dimensional lokr_w2"),
         (lokr(**{f"{Q}.dora_scale": torch.ones(1)}), r"dora_scale' is no part of a LoKr of linear"),
         (
-            lokr(**{"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(())}),
-            r"lora_te_text_model_encoder_layers_0_mlp_fc1 is no linear layer in an attention block",
+            lokr(**{"lora_te_text_model_embeddings.alpha": torch.ones(())}),
+            r"lora_te_text_model_embeddings is no linear layer",
         ),
         (
             {"unet.mid_block.attentions.0.proj_in.lokr_w1_a": torch.ones(4, 1)},

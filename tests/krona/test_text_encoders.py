@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from trained import make_manifest, unchanged
 
 from krona.adapter import AdapterConfig
@@ -171,6 +171,35 @@ def test_kohyas_names_are_those_of_sd_scripts(saved: Path, base: Base, tmp_path:
     for prefix in prefixes:
         assert f"{prefix}text_model_encoder_layers_1_self_attn_out_proj" in names
     assert all(name.startswith(("lora_unet_", *prefixes)) for name in names)
+
+
+def test_kohyas_file_brings_both_back(saved: Path, base: Base, tmp_path: Path) -> None:
+    output = tmp_path / "e" / "out.safetensors"
+    export_adapter(saved, base=base, format="kohya", output=output)
+    deltas = []
+    for path in (saved, output):
+        with unchanged(base):
+            adapter = attach(base, path)
+            deltas.append({path: layer.delta() for path, layer in adapter.layers.items()})
+            adapter.eject()
+    assert deltas[0].keys() == deltas[1].keys()
+    for path, delta in deltas[0].items():
+        torch.testing.assert_close(deltas[1][path], delta)
+
+
+def test_lycoris_layers_of_an_mlp_are_read(base: Base, tmp_path: Path) -> None:
+    prefix = "lora_te_" if base.family == "sd" else "lora_te2_"
+    name = f"{prefix}text_model_encoder_layers_0_mlp_fc1"
+    (mlp,) = (m for n, m in base.text_encoders[-1].named_modules() if n.endswith("layers.0.mlp"))
+    A, B = torch.randn(2, 2), torch.randn(mlp.fc1.out_features // 2, mlp.fc1.in_features // 2)
+    path = tmp_path / "mlp.safetensors"
+    save_file({f"{name}.lokr_w1": A, f"{name}.lokr_w2": B, f"{name}.alpha": torch.ones(())}, path)
+    x = torch.randn(3, mlp.fc1.in_features)
+    expected = mlp.fc1(x) + x @ torch.kron(A, B).T
+    with unchanged(base):
+        adapter = attach(base, path)
+        torch.testing.assert_close(mlp.fc1(x), expected)
+        adapter.eject()
 
 
 @pytest.mark.parametrize("format", ["peft", "diffusers", "lycoris"])
