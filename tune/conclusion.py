@@ -35,13 +35,13 @@ def conclude(
         tracker.log_dict(sweep_run.parent_id, {"best_run": champion.run_id}, "best.json")
 
 
-def sheet_job(sweep_run: SweepRun, folder: SweepFolder, rows: Sequence[Row]) -> Job:
-    """The job that samples the best finished adapters, and the paper's default beside them."""
+def sheet_job(sweep_run: SweepRun, rows: Sequence[Row]) -> Job:
+    """The job that draws the best finished trials, and the paper's default beside them."""
     finished = [row for row in rows if row.state == "finished" and row.balance is not None]
     shown = finished[:NUM_ON_SHEET]
     shown += [row for row in finished[NUM_ON_SHEET:] if row.is_paper_default]
-    adapters = [(_label(row), folder.trials / row.key / ADAPTER_FILE) for row in shown]
-    return Job(key="sheet", kind="sheet", payload={"sweep_run": sweep_run, "adapters": adapters})
+    trials = [(_label(row), row.run_id) for row in shown]
+    return Job(key="sheet", kind="sheet", payload={"sweep_run": sweep_run, "trials": trials})
 
 
 def _label(row: Row) -> str:

@@ -15,7 +15,6 @@ from PIL import Image
 from evals.scorer import Evaluation, photo_images
 from evals.sheet import contact_sheet
 from krona.adapter_file import save_adapter
-from krona.attach import attach
 from krona.inject import make_adapter
 from krona.train.data import prepare_data
 from krona.train.loop import Record, Run, advance
@@ -38,24 +37,19 @@ class Report:
     is_evaluation: bool = False
 
 
-def best_sheet(resident: Resident, adapters: Sequence[tuple[str, Path]]) -> Image.Image:
-    """Draw the photos, the base and each adapter, a row each, equal in prompts and noise.
+def best_sheet(
+    resident: Resident, trials: Sequence[tuple[str, Mapping[str, Image.Image]]]
+) -> Image.Image:
+    """Draw the photos, the base and each trial, a row each, equal in prompts and noise.
 
     Args:
-        adapters: (label, adapter file) of each row after the first two.
+        trials: (label, images as in its last report) of each row after the first two.
     """
-    scorer, base = resident.scorer, resident.base
+    plain = dict(_keyed_images(resident.scorer.evaluate(resident.base)))
     rows = [("photos", photo_images(resident.photos))]
-    rows.append(("base, no adapter", list(scorer.evaluate(base).images)))
-    for label, path in adapters:
-        adapter = attach(base, path)
-        try:
-            rows.append((label, list(scorer.evaluate(base).images)))
-        finally:
-            adapter.eject()
-    num_each = scorer.protocol.images_per_prompt
-    prompts = [p for p in resident.subject.instance_prompts for _ in range(num_each)]
-    return contact_sheet(rows, columns=prompts)
+    for label, images in (("base, no adapter", plain), *trials):
+        rows.append((label, [images[key] for key in plain]))
+    return contact_sheet(rows, columns=list(dict.fromkeys(resident.subject.instance_prompts)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,8 +180,9 @@ class Slot:
         return bool(ray.get(self._broker.report.remote(job, result, wait=report.is_evaluation)))
 
     def _draw_sheet(self, job: Job) -> None:
-        """Sample the best adapters under equal prompts and seeds onto one picture."""
-        sheet = self._module.best_sheet(self._resident, job.payload["adapters"])
+        """Put the last images of the best trials onto one picture."""
+        trials = [(label, self._tracker.last_images(run)) for label, run in job.payload["trials"]]
+        sheet = self._module.best_sheet(self._resident, trials)
         self._tracker.log_picture(job.payload["sweep_run"].parent_id, sheet, "contact_sheet.png")
 
     def _fail(self, job: Job, run_id: str, error: Exception) -> None:

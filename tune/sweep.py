@@ -213,8 +213,8 @@ class _Sweep:
         )
 
     def _draw_sheet(self, sweep_run: SweepRun, rows: list[Row]) -> None:
-        """Have a slot sample the best adapters; the search stands also without the picture."""
-        job = sheet_job(sweep_run, self._folder, rows)
+        """Have a slot draw the best trials; the search stands also without the picture."""
+        job = sheet_job(sweep_run, rows)
         ray.get(self._broker.submit.remote(job))
         try:
             while ray.get(self._broker.next_report.remote(job.key)) is not None:

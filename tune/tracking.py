@@ -213,16 +213,21 @@ class Tracker:
         except MlflowException as error:
             raise KronaError(f"no run '{name}' in {self.uri}: {error}") from error
         scores = {score: metrics[score] for score in SCORES if score in metrics}
-        newest = _newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
+        images = self.last_images(run_id)
         with tempfile.TemporaryDirectory() as folder:
-            images = {
-                key: _loaded(self._client.download_artifacts(run_id, path, folder))
-                for key, path in newest.items()
-            }
             adapter = self._client.download_artifacts(run_id, ADAPTER, folder)
             prompts = _instance_prompts(read_manifest(Path(adapter)))
         shown = [(prompt, images.get(image_key(prompt))) for prompt in prompts]
         return Showcase(samples=tuple((p, i) for p, i in shown if i is not None), scores=scores)
+
+    def last_images(self, run_id: str) -> dict[str, Image.Image]:
+        """The newest image under each key that log_report() was given."""
+        newest = _newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
+        with tempfile.TemporaryDirectory() as folder:
+            return {
+                key: _loaded(self._client.download_artifacts(run_id, path, folder))
+                for key, path in newest.items()
+            }
 
     def _run_id(self, name: str) -> str:
         model, found, alias = name.partition("@")

@@ -122,6 +122,8 @@ def report(resident: Resident, settings: Mapping[str, Any], step: int, workdir: 
     )
 
 
-def best_sheet(resident: Resident, adapters: Sequence[tuple[str, Path]]) -> Image.Image:
-    assert all(path.exists() for _, path in adapters)
-    return Image.new("RGB", (64, 32 * len(adapters)), "red")
+def best_sheet(
+    resident: Resident, trials: Sequence[tuple[str, Mapping[str, Image.Image]]]
+) -> Image.Image:
+    assert all(set(images) == {"a_sks_toy"} for _, images in trials)
+    return Image.new("RGB", (64, 32 * len(trials)), "red")

@@ -163,11 +163,11 @@ def test_unknown_settings_are_refused_by_name(resident: Resident, tmp_path: Path
         run(resident, {"learning_rat": 1.0}, tmp_path)
 
 
-def test_the_sheet_has_a_row_for_photos_base_and_each_adapter(
+def test_the_sheet_has_a_row_for_photos_base_and_each_trial(
     resident: Resident, tmp_path: Path
 ) -> None:
-    run(resident, OTHER, tmp_path)
-    one = best_sheet(resident, [("one", tmp_path / ADAPTER_FILE)])
-    two = best_sheet(resident, [("one", tmp_path / ADAPTER_FILE)] * 2)
-    assert two.height > one.height
+    images = dict(run(resident, OTHER, tmp_path)[-1].images)
+    none, one, two = (best_sheet(resident, [("one", images)] * num) for num in range(3))
+    assert two.height - one.height == one.height - none.height > 0
+    assert one.crop((0, 0, *none.size)).tobytes() == none.tobytes()
     assert attention_linears(resident.base.unet)
