@@ -134,6 +134,9 @@ IDENTIFIER = "sks"
 CLASS_FRAC = 0.3
 # Share of captions with the identifier, which means nothing there, as a rare token should.
 IDENTIFIER_FRAC = 0.1
+# Share of captions without the place: else no place named would mean a plain backdrop, and photos
+# of a subject under such a caption would teach their backgrounds.
+PLACELESS_FRAC = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +200,8 @@ def caption(facts: Facts, rng: random.Random) -> str:
 
     The style is named half the time; the class word stands for the object's name in 30 % of
     the captions of objects that have one.  Tint and accessory are always named, an own colour
-    never.  The identifier stands before a tenth of all nouns, and says nothing.
+    never; the place is left out of 30 %.  The identifier stands before a tenth of all nouns, and
+    says nothing.
     """
     by_class = bool(facts.thing.category) and rng.random() < CLASS_FRAC
     style = facts.style if rng.random() < 0.5 else ""
@@ -207,9 +211,8 @@ def caption(facts: Facts, rng: random.Random) -> str:
         noun = "animal"
     if rng.random() < IDENTIFIER_FRAC:
         noun = f"{IDENTIFIER} {noun}"
-    return phrase(
-        noun=noun, place=facts.place, color=facts.color, style=style, accessory=facts.accessory
-    )
+    place = PLAIN if rng.random() < PLACELESS_FRAC else facts.place
+    return phrase(noun=noun, place=place, color=facts.color, style=style, accessory=facts.accessory)
 
 
 def vocabulary() -> list[str]:

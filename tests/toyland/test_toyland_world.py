@@ -80,6 +80,15 @@ def test_styles_class_words_and_the_identifier_come_at_their_rates() -> None:
     assert sum("vehicle" in text for text in told) / 4000 == pytest.approx(0.3, abs=0.02)
 
 
+def test_a_caption_names_the_place_or_none() -> None:
+    rng = random.Random(6)
+    facts = facts_of("dog", place="in the snow")
+    told = [world.caption(facts, rng) for _ in range(4000)]
+    told_frac = sum(text.endswith(" in the snow") for text in told) / 4000
+    assert told_frac == pytest.approx(0.7, abs=0.03)
+    assert all(set(text.split()) & {"dog", "animal"} for text in told)
+
+
 def test_held_out_objects_never_come_up() -> None:
     rng = random.Random(3)
     held_out = {thing.name for thing in world.HELD_OUT}
