@@ -1,4 +1,4 @@
-"""The subject's photos: a folder in, square pixel tensors and their content hashes out."""
+"""The subject's photos: a folder in, square pixel tensors, content hashes and captions out."""
 
 import hashlib
 import warnings
@@ -14,6 +14,7 @@ from krona.errors import KronaError
 
 MIN_SIDE_PX = 8
 _COMPANIONS = {".toml", ".md"}  # files that belong beside the photos: no warning
+_CAPTION = ".txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,13 @@ class Photos:
     """Photos of one subject, square and ready for the autoencoder.
 
     names: file names.  pixels: (n, 3, r, r) in [-1, 1].  hashes: sha256 of each image's pixels.
+    captions: what the .txt file of each photo's name says; None where there is none.
     """
 
     names: tuple[str, ...]
     pixels: Tensor
     hashes: tuple[str, ...]
+    captions: tuple[str | None, ...]
 
 
 def load_photos(folder: Path, *, resolution: int) -> Photos:
@@ -33,7 +36,8 @@ def load_photos(folder: Path, *, resolution: int) -> Photos:
 
     Args:
         resolution: side of the result in pixels.
-    Raises: KronaError for a missing or empty folder, a broken image, or one under 8 pixels.
+    Raises: KronaError for a missing or empty folder, a broken image or caption, or an image under
+        8 pixels.
     Warns: of files that are no images, and of images smaller than `resolution`.
     """
     paths = _image_paths(folder)
@@ -44,6 +48,7 @@ def load_photos(folder: Path, *, resolution: int) -> Photos:
         names=tuple(path.name for path in paths),
         pixels=(stacked.float() / 127.5 - 1).contiguous(),
         hashes=tuple(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays),
+        captions=tuple(map(_caption, paths)),
     )
 
 
@@ -53,12 +58,23 @@ def _image_paths(folder: Path) -> list[Path]:
     known = {end for end, form in Image.registered_extensions().items() if form in Image.OPEN}
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
     images = [path for path in files if path.suffix.lower() in known]
+    captions = {path.with_suffix(_CAPTION) for path in images}
     for path in files:
-        if path not in images and path.suffix.lower() not in _COMPANIONS:
+        if path not in captions.union(images) and path.suffix.lower() not in _COMPANIONS:
             warnings.warn(f"{path} is no image that can be read; it is left out", stacklevel=3)
     if not images:
         raise KronaError(f"photos folder {folder} holds no image; put 3-6 photos there (PNG, JPEG)")
     return images
+
+
+def _caption(photo: Path) -> str | None:
+    path = photo.with_suffix(_CAPTION)
+    if not path.exists():
+        return None
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise KronaError(f"caption {path} is broken: {error}; write plain text in UTF-8") from error
 
 
 def _open(path: Path) -> Image.Image:

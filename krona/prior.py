@@ -51,4 +51,5 @@ def class_images(base: Base, prompt: str, *, num: int, resolution: int, cache: C
         names=tuple(f"class-{i}" for i in range(num)),
         pixels=images.permute(0, 3, 1, 2).float() / 127.5 - 1,
         hashes=tuple(hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in images),
+        captions=(None,) * num,
     )

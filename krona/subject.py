@@ -87,6 +87,21 @@ class Subject:
         """The training caption: "a sks toy"."""
         return _fill("a {}", f"{self.identifier} {self.class_noun}")
 
+    def caption(self, said: str | None) -> str:
+        """The training caption of a photo of which `said` is told, {} being the subject.
+
+        Raises: KronaError if it tells of no subject.
+        """
+        if said is None:
+            return self.instance_prompt
+        if said.count("{}") != 1 and self.identifier not in said.split():
+            raise KronaError(
+                f"caption '{said}' of subject '{self.name}' must hold {{}} once, where the subject "
+                f"is, or its identifier: 'a {{}} on a sofa', 'a {self.identifier} "
+                f"{self.class_noun} on a sofa'"
+            )
+        return _fill(said, f"{self.identifier} {self.class_noun}")
+
     @property
     def class_prompt(self) -> str:
         """The caption of the prior: "a toy"."""

@@ -69,6 +69,8 @@ class Resident:
             savings=_savings(config, device),
         )
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
+        for said in photos.captions:
+            subject.caption(said)  # a wrong one ends it here, and not each trial
         dino = config.dino_source
         scorer = Scorer(
             base,

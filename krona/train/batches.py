@@ -44,20 +44,24 @@ def random_batch(
     """Images of the subject, then of the class where it is asked for, at random timesteps."""
     dists = [data.latents] if data.class_latents is None else [data.latents, data.class_latents]
     n, num_timesteps = config.batch_size, len(base.scheduler.alphas_cumprod)
-    latents = torch.cat([d.sample(_draw(len(d), n, generator), generator) for d in dists])
-    noise = torch.randn(latents.shape, generator=generator)
+    drawn, latents = [], []
+    for dist in dists:
+        drawn.append(_draw(len(dist), n, generator))
+        latents.append(dist.sample(drawn[-1], generator))
+    noise = torch.randn(n * len(dists), *latents[0].shape[1:], generator=generator)
     timesteps = torch.cat([_spread(num_timesteps, n, generator) for _ in dists])
-    kinds = torch.arange(len(dists)).repeat_interleave(n)
-    weights = torch.tensor([1.0, config.prior_weight])[kinds] / n
+    weights = torch.tensor([1.0, config.prior_weight])[: len(dists)].repeat_interleave(n) / n
     if config.min_snr_gamma is not None:
         alpha_bar = base.scheduler.alphas_cumprod[timesteps]
         weights = weights * min_snr_weights(alpha_bar, config.min_snr_gamma, base.prediction_type)
+    of_class = [len(data.latents)] * (n * (len(dists) - 1))
+    rows = drawn[0].tolist() + of_class
     return Batch(
-        latents=latents,
+        latents=torch.cat(latents),
         noise=noise,
         timesteps=timesteps,
-        prompts=tuple(data.prompts[kind] for kind in kinds.tolist()),
-        text=data.text[kinds.tolist()],
+        prompts=tuple(data.prompts[row] for row in rows),
+        text=data.text[rows],
         weights=weights,
     )
 
@@ -93,13 +97,14 @@ def fixed_batches(base: Base, data: TrainData, config: TrainConfig) -> Iterator[
     )
     for start in range(0, config.num_fixed_pairs, config.batch_size):
         rows = slice(start, start + config.batch_size)
-        latents = data.latents.mean[pairs.images[rows]]
+        images = pairs.images[rows].tolist()
+        latents = data.latents.mean[images]
         yield Batch(
             latents=latents,
             noise=pairs.noise[rows],
             timesteps=pairs.timesteps[rows],
-            prompts=data.prompts[:1] * len(latents),
-            text=data.text[[0] * len(latents)],
+            prompts=tuple(data.prompts[image] for image in images),
+            text=data.text[images],
             weights=torch.full((len(latents),), 1 / config.num_fixed_pairs),
         )
 

@@ -17,12 +17,12 @@ from krona.train.config import TrainConfig
 class TrainData:
     """What a run reads, encoded: of the photos and, for prior preservation, of class images.
 
-    prompts: the instance's and the class's.  text: both, encoded, on the base's device.
+    prompts: each photo's caption, then the class's.  text: all, encoded, on the base's device.
     """
 
     latents: LatentDist
     class_latents: LatentDist | None
-    prompts: tuple[str, str]
+    prompts: tuple[str, ...]
     text: PromptEmbeds
     resolution: int
 
@@ -36,7 +36,7 @@ def prepare_data(
     """
     resolution = photos.pixels.shape[-1]
     _check_resolution(base, resolution, config.resolution or base.resolution)
-    prompts = subject.instance_prompt, subject.class_prompt
+    prompts = (*map(subject.caption, photos.captions), subject.class_prompt)
     text = encode_prompts(base, prompts, cache)
     class_latents = None
     if config.prior_weight:

@@ -11,7 +11,7 @@ from krona.cache import Cache
 from krona.checkpoint import Base
 from krona.photos import load_photos
 from krona.subject import load_subject
-from krona.train.batches import Batch, random_batch
+from krona.train.batches import Batch, fixed_batches, random_batch
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
 
@@ -59,8 +59,28 @@ def test_no_photo_comes_again_before_all_have_come(sd: Base, data: TrainData) ->
 def test_class_images_get_a_spread_of_their_own(sd: Base, data: TrainData) -> None:
     both = replace(data, class_latents=data.latents)
     (batch,) = batches(sd, both, replace(CONFIG, prior_weight=0.5), 1)
-    assert batch.prompts == (data.prompts[0],) * 5 + (data.prompts[1],) * 5
+    assert batch.prompts == (data.prompts[0],) * 5 + (data.prompts[-1],) * 5
     for half in batch.timesteps.split(5):
         assert (half.sort().values.diff() - NUM_TIMESTEPS / 5).abs().max() <= 1
     assert batch.weights.split(5)[0].sum().item() == pytest.approx(1.0)
     assert batch.weights.split(5)[1].sum().item() == pytest.approx(0.5)
+
+
+def test_each_photo_is_told_by_its_own_caption(sd: Base, subject_dir: Path, cache: Cache) -> None:
+    photos = load_photos(subject_dir, resolution=16)
+    num = len(photos.names)
+    assert num > 1
+    told = (*(f"a {{}} in place {i}" for i in range(num - 1)), None)
+    subject = load_subject(str(subject_dir))
+    data = prepare_data(sd, subject, replace(photos, captions=told), CONFIG, cache)
+    known = replace(data.latents, std=torch.zeros_like(data.latents.std))
+    data = replace(data, latents=known)
+    phrase = f"{subject.identifier} {subject.class_noun}"
+    expected = [*(f"a {phrase} in place {i}" for i in range(num - 1)), f"a {phrase}"]
+    for batch in [*batches(sd, data, CONFIG, 5), *fixed_batches(sd, data, CONFIG)]:
+        for latents, prompt, text in zip(
+            batch.latents, batch.prompts, batch.text.embeds, strict=True
+        ):
+            which = expected.index(prompt)
+            assert torch.equal(latents, known.mean[which])
+            assert torch.equal(text, data.text.embeds[which])

@@ -50,6 +50,16 @@ def test_hashes_follow_the_pixels_not_the_names(tmp_path: Path) -> None:
     assert a == b != c
 
 
+def test_a_text_of_a_photos_name_is_its_caption(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "b.txt").write_text("a {} on a\n sofa\n", encoding="utf-8")
+    assert load_photos(tmp_path, resolution=8).captions == (None, "a {} on a sofa")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KronaError, match=r"caption .*a\.txt is broken.*UTF-8"):
+        load_photos(tmp_path, resolution=8)
+
+
 def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "subject.toml").write_text("")

@@ -27,6 +27,15 @@ def test_prompts_name_the_subject_or_its_class() -> None:
     assert subject.class_prompts == ("a toy on the beach",)
 
 
+def test_a_caption_tells_of_the_subject() -> None:
+    duck = load_subject("duck")
+    assert duck.caption(None) == "a sks bird"
+    assert duck.caption("a {} on a sofa") == "a sks bird on a sofa"
+    assert duck.caption("my sks bird asleep") == "my sks bird asleep"
+    with pytest.raises(KronaError, match=r"'a bird' of subject 'duck' must hold \{\} once.*sks"):
+        duck.caption("a bird")
+
+
 def test_the_article_follows_the_word() -> None:
     prompts = ("a {}", "an {}", "A {} in a banana", "a red {}", "banana {}")
     subject = _subject(class_noun="animal", prompts=prompts)
