@@ -1,10 +1,13 @@
-"""Draw docs/picture.png from the newest sweep: the photos, the base and the champion.
+"""Draw docs/picture.png from the newest sweep: the photos, the base and the champion, as scored.
 
 Run after `make sweep`: .venv/bin/python docs/picture.py
 """
 
 from pathlib import Path
 
+from PIL import Image
+
+from evals.protocol import Protocol
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
 from krona.adapter_file import load_adapter
@@ -16,13 +19,12 @@ from krona.subject import load_subject
 from tune.adapted import find_adapter
 
 TEMPLATES = (
-    "a {} in the jungle",
+    "a {} in the snow",
     "a {} on the beach",
-    "a {} with a mountain in the background",
-    "a blue {}",
+    "a {} with the Eiffel Tower in the background",
+    "a {} floating on top of water",
+    "a {} with a wheat field in the background",
 )
-GUIDANCE_SCALE = 4.0
-SEED = 1
 
 
 def main() -> None:
@@ -31,13 +33,24 @@ def main() -> None:
     manifest = load_adapter(path)[1]
     subject, base = load_subject(manifest.subject), load_base(manifest.base_model)
     photos = photo_images(load_photos(subject.photos_dir, resolution=base.resolution))
-    noun = f"{subject.identifier} {subject.class_noun}"
-    prompts = [template.format(noun) for template in TEMPLATES]
-    rows = [("photos", photos[: len(prompts)])]
-    rows.append(("base model", sample(base, prompts, guidance_scale=GUIDANCE_SCALE, seed=SEED)))
+    shown = [subject.prompts.index(template) for template in TEMPLATES]
+
+    def row(label: str) -> tuple[str, list[Image.Image]]:
+        protocol = Protocol()
+        images = sample(
+            base,
+            subject.instance_prompts,
+            steps=protocol.sampling_steps,
+            guidance_scale=protocol.guidance_scale,
+            seed=protocol.sampling_seed,
+        )
+        return label, [images[i] for i in shown]
+
+    rows = [("photos", photos[: len(shown)]), row("base model")]
     attach(base, path)
-    rows.append(("best adapter", sample(base, prompts, guidance_scale=GUIDANCE_SCALE, seed=SEED)))
-    contact_sheet(rows, columns=prompts).save(Path(__file__).with_suffix(".png"))
+    rows.append(row("best adapter"))
+    columns = [subject.instance_prompts[i] for i in shown]
+    contact_sheet(rows, columns=columns).save(Path(__file__).with_suffix(".png"))
 
 
 if __name__ == "__main__":
