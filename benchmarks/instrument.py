@@ -30,7 +30,7 @@ from evals.sheet import contact_sheet
 from krona.inject import make_adapter
 from krona.train.data import prepare_data
 from krona.train.loop import Run, advance
-from krona.train.state import TrainState
+from krona.train.state import TrainState, averaged
 from tune.config import ExperimentConfig, TrialSettings
 from tune.resident import Resident
 
@@ -54,6 +54,8 @@ class Instrument:
     """Seeds of the adapter, the batches and the noise."""
     steps: int = 80
     """Optimizer steps of each trial; a multiple of 4."""
+    ema_decay: float = ExperimentConfig.ema_decay
+    """Of the moving average that is scored, as in krona's commands."""
     pack: int = 9
     """Trials trained at once."""
     threads: int = 2
@@ -96,7 +98,8 @@ def run_trials(
         data = prepare_data(base, resident.subject, resident.photos, config, resident.cache)
         adapter = make_adapter(base.unet, config.adapter, seed=trial.seed)
         runs.append(Run(data, TrainState.create(adapter, config), config))
-    rows = [{"subject_name": resident.subject.name, **asdict(trial)} for trial in settings]
+    told = {"subject_name": resident.subject.name, "ema_decay": resident.config.ema_decay}
+    rows = [told | asdict(trial) for trial in settings]
     adapters = [run.state.adapter for run in runs]
     for step in range(quarter, steps + 1, quarter):
         for outcome in advance(base, runs):
@@ -104,7 +107,8 @@ def run_trials(
                 raise outcome
         if step in (quarter, steps):
             at = "quarter" if step == quarter else "final"
-            evaluations = resident.scorer.evaluate_each(base, adapters)
+            with averaged([run.state for run in runs]):
+                evaluations = resident.scorer.evaluate_each(base, adapters)
             for row, evaluation in zip(rows, evaluations, strict=True):
                 row |= {f"{score}_{at}": evaluation.calibrated[score] for score in SCORES}
     for row, evaluation in zip(rows, evaluations, strict=True):
@@ -115,8 +119,10 @@ def run(config: Instrument) -> list[Row]:
     """Run what the rows file lacks and return all rows of this grid."""
     config.rows.parent.mkdir(parents=True, exist_ok=True)
     for subject in config.subjects:
-        resident = Resident.load(ExperimentConfig(subject=subject))
         missing = _missing(config, subject)
+        if not missing:
+            continue
+        resident = Resident.load(ExperimentConfig(subject=subject, ema_decay=config.ema_decay))
         packs = [missing[i : i + config.pack] for i in range(0, len(missing), config.pack)]
         for pack in track(packs, description=subject):
             for row, images in run_trials(resident, pack):
@@ -141,7 +147,8 @@ def _missing(config: Instrument, subject: str) -> list[TrialSettings]:
 def _rows(config: Instrument) -> list[Row]:
     if not config.rows.exists():
         return []
-    return [json.loads(line) for line in config.rows.read_text(encoding="utf-8").splitlines()]
+    rows = map(json.loads, config.rows.read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if row["ema_decay"] == config.ema_decay]
 
 
 def _image_path(config: Instrument, row: Row, number: int) -> Path:
@@ -167,6 +174,8 @@ def _write_sheet(config: Instrument, resident: Resident) -> None:
     prompts = list(resident.subject.instance_prompts)
     for row in sorted(first, key=lambda row: -row["balance_final"]):
         paths = [_image_path(config, row, number) for number in range(len(prompts))]
+        if not paths[0].exists():  # of a row that came with the repository
+            continue
         label = f"{name_of(row)}: {row['balance_final']:.2f}"
         rows.append((label, [Image.open(path) for path in paths]))
     contact_sheet(rows, columns=prompts).save(config.sheets / f"{resident.subject.name}.png")

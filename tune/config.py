@@ -53,6 +53,9 @@ class ExperimentConfig:
     main memory, then blocks are computed twice [default: nine tenths of a GPU's]."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over a trial: as it is, or falling to 0 at the last step."""
+    ema_decay: float = 0.0
+    """Share that a moving average of the adapter keeps at each step; the average is what is scored
+    and saved. 0.95 is about the last 20 steps; 0 is the adapter of the last step."""
     eval_every: int | None = None
     """Steps between evaluations (samples, scores, a saved state); the last step is always one
     [default: a quarter of the steps]."""
@@ -83,6 +86,8 @@ class ExperimentConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise KronaError(f"ema_decay={self.ema_decay} must be 0 or more and below 1, as 0.95")
         if self.memory_gib is not None and self.memory_gib <= 0:
             raise KronaError(f"memory_gib={self.memory_gib} must be above 0")
 

@@ -18,7 +18,7 @@ from krona.adapter_file import save_adapter
 from krona.inject import make_adapter
 from krona.train.data import prepare_data
 from krona.train.loop import Record, Run, advance
-from krona.train.state import TrainState
+from krona.train.state import TrainState, averaged
 from tune.config import TrialSettings
 from tune.records import image_key
 from tune.resident import Resident as Resident  # a slot loads it by the experiment's name
@@ -133,7 +133,8 @@ def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluati
     if not adapters:
         return {}
     try:
-        evaluations = resident.scorer.evaluate_each(resident.base, adapters)
+        with averaged([trial.run.state for trial in trials]):
+            evaluations = resident.scorer.evaluate_each(resident.base, adapters)
     except torch.OutOfMemoryError:
         if len(trials) == 1:
             raise
@@ -157,7 +158,8 @@ def _outcome(
     adapter = trial.run.state.adapter
     try:
         manifest = resident.manifest(trial.settings, step=step)
-        save_adapter(trial.workdir / ADAPTER_FILE, adapter.state_dict(), manifest)
+        with averaged([trial.run.state]):
+            save_adapter(trial.workdir / ADAPTER_FILE, adapter.state_dict(), manifest)
         trial.run.state.save(trial.workdir / STATE_FILE)
     except Exception as error:
         return error

@@ -105,6 +105,7 @@ class Resident:
             steps=settings.steps,
             batch_size=self.config.batch_size,
             schedule=self.config.schedule,
+            ema_decay=self.config.ema_decay,
             mixed_precision=self.config.mixed_precision,
             seed=settings.seed,
             report_every=math.gcd(10, self.eval_every(settings)),

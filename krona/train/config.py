@@ -30,6 +30,9 @@ class TrainConfig:
     eps: float = 1e-8
     max_grad_norm: float = 1.0
     """The gradient of all factors together is scaled down to this norm."""
+    ema_decay: float = 0.0
+    """Share that the factors' moving average keeps at a step; krona.train.state.averaged()
+    brings it out. 0 keeps none."""
     min_snr_gamma: float | None = None
     """Clamp of Min-SNR loss weighting (5 is usual); every timestep weighs the same without it."""
     prior_weight: float = 0.0
@@ -56,6 +59,8 @@ class TrainConfig:
         for name in ("warmup_steps", "prior_weight", "weight_decay"):
             if getattr(self, name) < 0:
                 raise KronaError(f"{name}={getattr(self, name)} must be 0 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise KronaError(f"ema_decay={self.ema_decay} must be 0 or more and below 1, as 0.95")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -166,7 +166,7 @@ def _update(run: Run) -> Tensor:
     norm = torch.nn.utils.clip_grad_norm_(state.flat, run.config.max_grad_norm)
     scaler.step(state.optimizer)
     scaler.update()
-    state.step += 1
+    state.count_step()
     if scaler.is_enabled():
         norm = norm.nan_to_num(posinf=0.0)  # the scaler skips such a step and lowers its scale
     return norm

@@ -1,7 +1,9 @@
-"""What changes while training: factors, moments, random numbers, step; saved and resumed."""
+"""What changes while training: factors, their average, moments, random numbers, step; resumable."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class TrainState:
     Attributes:
         flat: (P,) all factors side by side; the adapter's parameters and gradients are views of it.
         optimizer: AdamW over flat.
+        average: (P,) moving average of flat, or None where the config keeps none.
     """
 
     def __init__(self, adapter: Adapter, config: TrainConfig) -> None:
@@ -49,6 +52,8 @@ class TrainState:
         self.scaler = torch.amp.GradScaler(
             self.flat.device.type, enabled=config.mixed_precision == "fp16"
         )
+        self.average = self.flat.detach().clone() if config.ema_decay else None
+        self._ema_decay = config.ema_decay
         self._config = config.to_dict()
 
     @classmethod
@@ -56,18 +61,27 @@ class TrainState:
         """The state before the first step."""
         return cls(adapter, config)
 
+    @torch.no_grad()
+    def count_step(self) -> None:
+        """Say that the optimizer has made a step. The first ones weigh alike in the average."""
+        self.step += 1
+        if self.average is not None:
+            self.average.lerp_(self.flat, max(1 - self._ema_decay, 1 / self.step))
+
     def snapshot(self) -> Snapshot:
         """Copy everything, for restore()."""
         tensors = {f"adapter.{name}": t for name, t in self.adapter.state_dict().items()}
         moments = self.optimizer.state.get(self.flat, {})
         tensors |= {f"optimizer.{name}": value.clone() for name, value in moments.items()}
         tensors["generator"] = self.generator.get_state()
+        if self.average is not None:
+            tensors["average"] = self.average.clone()
         progress = {"step": self.step, "config": self._config, "scaler": self.scaler.state_dict()}
         return Snapshot(tensors=tensors, progress=progress)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot; what follows is bit-equal to what followed it."""
-        parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "optimizer": {}, "generator": {}}
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in snapshot.tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -75,6 +89,8 @@ class TrainState:
         moments = {0: parts["optimizer"]} if parts["optimizer"] else {}
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.generator.set_state(parts["generator"][""])
+        if self.average is not None:
+            self.average.copy_(parts["average"][""])
         self.scaler.load_state_dict(dict(snapshot.progress["scaler"]))
         self.step = snapshot.progress["step"]
 
@@ -97,6 +113,20 @@ class TrainState:
         _check_same_run(path, progress["config"], state._config)
         state.restore(Snapshot(tensors=tensors, progress=progress))
         return state
+
+
+@contextmanager
+def averaged(states: Sequence[TrainState]) -> Iterator[None]:
+    """Have the adapters hold their averages within the block, those that keep one."""
+    latest = [state.flat.detach().clone() for state in states]
+    for state in states:
+        if state.average is not None:
+            state.flat.data.copy_(state.average)
+    try:
+        yield
+    finally:
+        for state, flat in zip(states, latest, strict=True):
+            state.flat.data.copy_(flat)
 
 
 def _lay_side_by_side(parameters: Sequence[nn.Parameter]) -> nn.Parameter:

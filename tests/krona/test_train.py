@@ -22,7 +22,7 @@ from krona.subject import Subject, load_subject
 from krona.train.config import TrainConfig, learning_rate_at
 from krona.train.data import TrainData, prepare_data
 from krona.train.loop import Record, train
-from krona.train.state import TrainState
+from krona.train.state import TrainState, averaged
 
 CONFIG = TrainConfig(
     adapter=AdapterConfig(factors=(4, 8)),
@@ -110,10 +110,18 @@ def test_resume_equals_an_uninterrupted_run(
     sd: Base, subject: Subject, photos: Photos, cache: Cache, tmp_path: Path, precision: Any
 ) -> None:
     config = replace(
-        CONFIG, mixed_precision=precision, accumulation_steps=2, schedule="cosine", warmup_steps=1
+        CONFIG,
+        mixed_precision=precision,
+        accumulation_steps=2,
+        schedule="cosine",
+        warmup_steps=1,
+        ema_decay=0.5,
     )
     data = prepare_data(sd, subject, photos, config, cache)
-    whole, records = _run(sd, data, config)
+    with _injected(sd, config) as adapter:
+        state = TrainState.create(adapter, config)
+        records = list(train(sd, data, state, config))
+        whole, whole_average = adapter.state_dict(), state.average
     with _injected(sd, config) as adapter:
         state = TrainState.create(adapter, config)
         first = next(train(sd, data, state, config))
@@ -123,6 +131,9 @@ def test_resume_equals_an_uninterrupted_run(
         assert state.step == 2
         rest = list(train(sd, data, state, config))
         _assert_equal(adapter.state_dict(), whole)
+        assert state.average is not None
+        assert whole_average is not None
+        assert torch.equal(state.average, whole_average)
     assert _numbers([first, *rest]) == _numbers(records)
 
 
@@ -157,6 +168,25 @@ def test_a_step_is_adamw_on_the_clipped_gradient(
         norm = torch.stack([p.grad.norm() for p in adapter.parameters() if p.grad is not None])
         assert norm.norm().item() == pytest.approx(1e-3, rel=1e-3)
         assert record.grad_norm > 1e-3
+
+
+def test_the_average_by_hand(sd: Base, subject: Subject, photos: Photos, cache: Cache) -> None:
+    config = replace(CONFIG, ema_decay=0.6, report_every=1)
+    data = prepare_data(sd, subject, photos, config, cache)
+    without, _ = _run(sd, data, replace(config, ema_decay=0.0))
+    with _injected(sd, config) as adapter:
+        state = TrainState.create(adapter, config)
+        steps = [state.flat.detach().clone() for _ in train(sd, data, state, config)]
+        latest = adapter.state_dict()
+        mean_of_two = (steps[0] + steps[1]) / 2
+        expected = (mean_of_two * 0.6 + steps[2] * 0.4) * 0.6 + steps[3] * 0.4
+        assert state.average is not None
+        torch.testing.assert_close(state.average, expected)
+        with averaged([state]):
+            held = torch.cat([value.flatten() for value in adapter.state_dict().values()])
+            assert torch.equal(held, state.average)
+        _assert_equal(adapter.state_dict(), latest)
+        _assert_equal(latest, without)
 
 
 def test_learning_rates_by_hand() -> None:
@@ -199,7 +229,14 @@ def test_photos_must_fit_the_run(sd: Base, subject: Subject, cache: Cache) -> No
 
 
 @pytest.mark.parametrize(
-    "setting", [{"steps": 0}, {"learning_rate": -1.0}, {"eps": float("nan")}, {"prior_weight": -1}]
+    "setting",
+    [
+        {"steps": 0},
+        {"learning_rate": -1.0},
+        {"eps": float("nan")},
+        {"prior_weight": -1},
+        {"ema_decay": 1.0},
+    ],
 )
 def test_wrong_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(KronaError, match=f"{next(iter(setting))}=.*must be"):

@@ -11,6 +11,7 @@ from evals.protocol import Protocol
 from krona.adapter_file import load_adapter
 from krona.errors import KronaError
 from krona.inject import attention_linears
+from krona.train.state import averaged
 from tune.config import ExperimentConfig
 from tune.experiment import (
     ADAPTER_FILE,
@@ -86,6 +87,29 @@ def test_memory_and_text_encoders_are_as_the_experiment_says(tmp_path: Path) -> 
     ]
     assert len(learned) == 3 * 4
     assert all(bool(tensor.any()) for tensor in learned)
+
+
+def test_the_average_is_what_is_scored_and_saved(resident: Resident, tmp_path: Path) -> None:
+    averaging = Resident(
+        replace(resident.config, ema_decay=0.9),
+        base=resident.base,
+        subject=resident.subject,
+        photos=resident.photos,
+        scorer=resident.scorer,
+        cache=resident.cache,
+    )
+    trial = start_trial(averaging, SETTINGS, tmp_path)
+    while not trial.run.is_done:
+        (report,) = advance_trials(averaging, [trial])
+    state = trial.run.state
+    latest = state.adapter.state_dict()
+    saved = factors(tmp_path)
+    with averaged([state]):
+        assert_bit_equal(saved, state.adapter.state_dict())
+        (evaluation,) = resident.scorer.evaluate_each(resident.base, [state.adapter])
+    assert isinstance(report, Report)
+    assert report.metrics["balance"] == evaluation.calibrated["balance"]
+    assert any(not torch.equal(value, latest[name]) for name, value in saved.items())
 
 
 def test_packed_trials_score_as_each_by_itself(tmp_path: Path) -> None:
