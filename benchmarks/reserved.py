@@ -2,8 +2,8 @@
 
 No goal; the paper's default settings stand beside them. Least possible: both settings' trials.
 
-Run: python benchmarks/reserved.py --a1 32 --a2 64 --learning-rate 5e-3 [--help]; docs/instrument.md
-has what it found.
+Run: python benchmarks/reserved.py --a1 24 --a2 8 --learning-rate 2.2e-2 --steps 100 --targets kv
+--init normal [--help]; docs/instrument.md has what it found.
 """
 
 from dataclasses import dataclass, replace

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,11 @@ from krona.errors import KronaError
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
+
+# MLflow's name of an image that was logged with a key and a step
+_IMAGE = re.compile(
+    r"images/(?P<key>\w+)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<time>\d+).*\.png$"
+)
 
 METRIC = "balance"
 TIME = "step"
@@ -58,6 +63,16 @@ def experiment_name(subject: str) -> str:
 def image_key(prompt: str) -> str:
     """The name of a prompt's sample image in a run: only letters, digits and underscores."""
     return re.sub(r"[^\w]+", "_", prompt)
+
+
+def newest_images(paths: Iterable[str]) -> dict[str, str]:
+    """The path of the last logged image of each key; MLflow keeps a thumbnail beside each."""
+    found: dict[str, tuple[int, int, str]] = {}
+    for path in paths:
+        if match := _IMAGE.search(path):
+            candidate = int(match["step"]), int(match["time"]), path
+            found[match["key"]] = max(candidate, found.get(match["key"], candidate))
+    return {key: path for key, (_, _, path) in found.items()}
 
 
 def resolve_tracking_uri(uri: str | None = None) -> str:

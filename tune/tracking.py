@@ -6,7 +6,6 @@ A sweep is a parent run in experiment `krona-<subject>`, each trial a child run 
 import json
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -30,6 +29,7 @@ from tune.records import (
     artifact_root,
     experiment_name,
     image_key,
+    newest_images,
 )
 
 PARENT_TAG = "mlflow.parentRunId"
@@ -40,11 +40,6 @@ STATE_TAG = "krona.state"
 CHAMPION = "champion"
 ADAPTER = "adapter/adapter.safetensors"
 SCORES = ("balance", "subject", "prompt", "clip_t", "clip_i", "dino")
-# MLflow's name of an image that was logged with a key and a step
-_IMAGE = re.compile(
-    r"images/(?P<key>\w+)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<time>\d+).*\.png$"
-)
-
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no news
 
@@ -222,7 +217,7 @@ class Tracker:
 
     def last_images(self, run_id: str) -> dict[str, Image.Image]:
         """The newest image under each key that log_report() was given."""
-        newest = _newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
+        newest = newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
         with tempfile.TemporaryDirectory() as folder:
             return {
                 key: _loaded(self._client.download_artifacts(run_id, path, folder))
@@ -263,16 +258,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _instance_prompts(manifest: Mapping[str, Any]) -> list[str]:
     noun = f"{manifest.get('identifier')} {manifest.get('class_noun')}"
     return [template.replace("{}", noun) for template in manifest.get("prompts", [])]
-
-
-def _newest_images(paths: Iterable[str]) -> dict[str, str]:
-    """The path of the last logged image of each key; MLflow keeps a thumbnail beside each."""
-    found: dict[str, tuple[int, int, str]] = {}
-    for path in paths:
-        if match := _IMAGE.search(path):
-            candidate = int(match["step"]), int(match["time"]), path
-            found[match["key"]] = max(candidate, found.get(match["key"], candidate))
-    return {key: path for key, (_, _, path) in found.items()}
 
 
 def _loaded(path: str) -> Image.Image:
