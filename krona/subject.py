@@ -94,10 +94,10 @@ class Subject:
         """
         if said is None:
             return self.instance_prompt
-        if said.count("{}") != 1 and self.identifier not in said.split():
+        if "{}" not in said and self.identifier not in said:
             raise KronaError(
-                f"caption '{said}' of subject '{self.name}' must hold {{}} once, where the subject "
-                f"is, or its identifier: 'a {{}} on a sofa', 'a {self.identifier} "
+                f"caption '{said}' of subject '{self.name}' must hold {{}} where the subject is, "
+                f"or its identifier: 'a {{}} on a sofa', 'a {self.identifier} "
                 f"{self.class_noun} on a sofa'"
             )
         return _fill(said, f"{self.identifier} {self.class_noun}")

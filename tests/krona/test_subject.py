@@ -32,7 +32,8 @@ def test_a_caption_tells_of_the_subject() -> None:
     assert duck.caption(None) == "a sks bird"
     assert duck.caption("a {} on a sofa") == "a sks bird on a sofa"
     assert duck.caption("my sks bird asleep") == "my sks bird asleep"
-    with pytest.raises(KronaError, match=r"'a bird' of subject 'duck' must hold \{\} once.*sks"):
+    assert duck.caption("sks, the bird") == "sks, the bird"
+    with pytest.raises(KronaError, match=r"'a bird' of subject 'duck' must hold \{\} where.*sks"):
         duck.caption("a bird")
 
 
