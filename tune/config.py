@@ -53,7 +53,7 @@ class ExperimentConfig:
     main memory, then blocks are computed twice [default: nine tenths of a GPU's]."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over a trial: as it is, or falling to 0 at the last step."""
-    ema_decay: float = 0.0
+    ema_decay: float = 0.95
     """Share that a moving average of the adapter keeps at each step; the average is what is scored
     and saved. 0.95 is about the last 20 steps; 0 is the adapter of the last step."""
     eval_every: int | None = None
