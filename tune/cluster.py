@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+import ray.train
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from tune.plan import Plan
+from tune.plan import Plan, SlotConfig
 from tune.search import Stop
-from tune.slot import SlotConfig, run_slot
+from tune.slot import run_slot
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "5",  # Ray's own 15 starves slots beside any other work
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a slot that dies is started again anyway
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner and tables come even with verbose=0
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trial's failure is told by its own line and run
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -61,14 +64,11 @@ def slots(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> Iterator[
 
 
 def _fit(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> None:
-    """The long-lived Train run. Slots never talk to each other: gloo will do on any hardware."""
-    from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: not before it is needed
-
+    """The long-lived Train run. Slots never talk to each other, so none needs torch's trainer."""
     resources = {"CPU": plan.cpus_per_slot, "GPU": plan.gpus_per_slot}
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         run_slot,
         train_loop_config={"slot": config},
-        torch_config=TorchConfig(backend="gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=plan.slots,
             use_gpu=plan.gpus_per_slot > 0,

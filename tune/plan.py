@@ -1,9 +1,15 @@
-"""How a sweep is spread over a cluster: resources in, slots and their size out."""
+"""How a sweep is spread over a cluster: resources in; slots, and what each of them is told, out.
+
+Imports nothing heavy: Ray Train's controller reads a SlotConfig too.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from krona.errors import KronaError
+from tune.config import ExperimentConfig
 from tune.settings import SweepConfig
 
 MAX_CPU_SLOTS = 4  # each holds a copy of the base; torch threads use the cores beyond
@@ -16,6 +22,19 @@ class Plan:
     slots: int
     gpus_per_slot: float
     cpus_per_slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotConfig:
+    """What every slot of a sweep is told."""
+
+    broker: Any
+    experiment: ExperimentConfig
+    experiment_module: str
+    tracking_uri: str
+    folder: Path
+    threads: int
+    pack: int | Literal["auto"] = 1
 
 
 def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:

@@ -1,7 +1,5 @@
 """What a slot keeps from trial to trial: settings in; frozen base, photos, scorer, caches out."""
 
-import math
-
 import torch
 
 from evals.encoders import load_clip, load_dino
@@ -12,7 +10,7 @@ from krona.budget import GIB, device_budget, fit_budget
 from krona.cache import Cache, default_cache_dir
 from krona.checkpoint import DTYPES, Base, Precision, Savings, load_base, native_precision
 from krona.inject import adapted_linears
-from krona.kron import valid_factors
+from krona.kron import divisors, valid_factors
 from krona.photos import Photos, load_photos
 from krona.plan import PlanConfig
 from krona.subject import Subject, load_subject
@@ -21,6 +19,7 @@ from krona.train.data import prepare_data
 from krona.train.pack_size import best_pack_size
 from tune.config import ExperimentConfig, TrialSettings
 
+STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two to four steps
 MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
 
 
@@ -108,7 +107,7 @@ class Resident:
             ema_decay=self.config.ema_decay,
             mixed_precision=self.config.mixed_precision,
             seed=settings.seed,
-            report_every=math.gcd(10, self.eval_every(settings)),
+            report_every=report_every(self.eval_every(settings)),
             resolution=self.config.resolution,
         )
 
@@ -139,6 +138,11 @@ class Resident:
             seed=settings.seed,
             learning_rate=settings.learning_rate,
         )
+
+
+def report_every(eval_every: int) -> int:
+    """The steps between reports, about STEPS_OF_A_REPORT; every evaluation is one of them."""
+    return next(n for n in divisors(eval_every) if n >= min(STEPS_OF_A_REPORT, eval_every))
 
 
 def _precision(config: ExperimentConfig, device: str) -> Precision:

@@ -10,32 +10,18 @@ import traceback
 import warnings
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.train
 
 from krona.errors import KronaError
 from tune.broker import Job
-from tune.config import ExperimentConfig
+from tune.plan import SlotConfig
 from tune.records import METRIC, PAPER_DEFAULT, TIME
 from tune.tracking import Tracker
 
 ADAPTER_FILE = "adapter.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotConfig:
-    """What every slot of a sweep is told."""
-
-    broker: Any
-    experiment: ExperimentConfig
-    experiment_module: str
-    tracking_uri: str
-    folder: Path
-    threads: int
-    pack: int | Literal["auto"] = 1
 
 
 def run_slot(loop_config: dict[str, SlotConfig]) -> None:

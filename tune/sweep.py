@@ -16,14 +16,13 @@ from tune.callback import RunStates
 from tune.cluster import ray_session, slots
 from tune.conclusion import conclude, sheet_job
 from tune.folder import SweepFolder, open_folder
-from tune.plan import Plan, make_plan, trials_at_once
+from tune.plan import Plan, SlotConfig, make_plan, trials_at_once
 from tune.progress import Progress
 from tune.provenance import provenance, shared_params
 from tune.ranking import Row, best, rank, ranking_table
 from tune.records import SweepRun, experiment_name
 from tune.search import Pruner, Stop, StudySearch
 from tune.settings import SweepConfig
-from tune.slot import SlotConfig
 from tune.space import make_space
 from tune.tracking import Tracker
 from tune.trial import HEAD, run_trial

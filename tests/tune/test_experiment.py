@@ -22,6 +22,7 @@ from tune.experiment import (
     run_experiment,
     start_trial,
 )
+from tune.resident import report_every
 
 SETTINGS = {"a1": 8, "a2": 8, "learning_rate": 5e-3, "steps": 4, "seed": 3}
 OTHER = {"kind": "lora", "rank": 2, "learning_rate": 1e-2, "steps": 2, "targets": "qv", "seed": 7}
@@ -151,6 +152,15 @@ def test_evaluations_that_do_not_fit_together_are_made_one_by_one(
     trials = [start_trial(resident, OTHER, tmp_path / name) for name in ("one", "two")]
     outcomes = advance_trials(resident, trials)
     assert all(isinstance(outcome, Report) and outcome.is_evaluation for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "steps"), [(1, 1), (10, 10), (25, 25), (40, 20), (50, 25), (53, 53), (125, 25)]
+)
+def test_reports_come_about_every_twenty_steps_and_at_evaluations(
+    eval_every: int, steps: int
+) -> None:
+    assert report_every(eval_every) == steps
 
 
 def test_evaluations_carry_scores_images_and_the_adapter(
