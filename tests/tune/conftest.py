@@ -5,35 +5,17 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from tune.config import ExperimentConfig  # noqa: E402
+from tiny import tiny_config  # noqa: E402
+
 from tune.settings import SweepConfig  # noqa: E402
 
 MakeConfig = Callable[..., SweepConfig]
-
-
-def tiny_config(folder: Path, **changes: Any) -> SweepConfig:
-    """A sweep of the stand-in experiment; everything it writes goes to `folder`."""
-    experiment = ExperimentConfig(
-        subject=changes.pop("subject", "monster"), identifier=changes.pop("identifier", None)
-    )
-    defaults: dict[str, Any] = {
-        "experiment": experiment,
-        "experiment_module": "standin",
-        "tracking_uri": f"sqlite:///{folder}/mlflow.db",
-        "storage": folder / "krona-runs",
-        "name": "tiny",
-        "trials": 4,
-        "steps": 20,
-        "slots": 1,
-    }
-    return SweepConfig(**(defaults | changes))
 
 
 @pytest.fixture

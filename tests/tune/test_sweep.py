@@ -14,11 +14,11 @@ from pathlib import Path
 import optuna
 import pytest
 import ray
-from conftest import tiny_config
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 from rich.console import Console
 from standin import final_score
+from tiny import tiny_config
 
 from krona.errors import KronaError
 from tune.settings import SweepConfig, to_json
@@ -169,7 +169,7 @@ def together(folder: Path, name: str) -> list[list[int]]:
 
 
 def test_packed_trials_enter_as_others_leave_and_score_as_alone(swept, folder):
-    config = tiny_config(folder, name="packed", identifier="slow", trials=10)
+    config = tiny_config(folder, name="packed", identifier="in company", trials=10)
     result = sweep(replace(config, pack=4))
     assert result.is_complete
     assert {row.state for row in result.rows} <= {"finished", "pruned"}
