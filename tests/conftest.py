@@ -1,5 +1,6 @@
 """What all tests share: a cache of their own, one thread, and no network."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,7 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow writes the last store it was given to the environment; no test inherits it."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def _own_store() -> Iterator[None]:
+    """MLflow writes the last store it was given to the environment; no later test inherits it."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
