@@ -19,7 +19,7 @@ from krona.train.data import prepare_data
 from krona.train.pack_size import best_pack_size
 from tune.config import ExperimentConfig, TrialSettings
 
-STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two to four steps
+STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two steps
 MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
 
 
