@@ -38,17 +38,17 @@ def are_kernels_faster(
     return _is_faster[key]
 
 
-def add_update_fused(y: Tensor, X: Tensor, A: Tensor, B: Tensor, scale: float) -> None:
-    """Add scale·A·X_t·Bᵀ to y (T, a1·b1), with X (T, a2, b2); nothing else is written."""
+def add_update_fused(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float) -> None:
+    """Add scale·A·X_t·Bᵀ to y (T, a1·b1), with x (T, a2·b2); nothing else is written."""
     from krona.kron_kernel import add_update
 
-    add_update(y.view(-1, len(A), len(B)), X, A, B, scale)
+    add_update(_as_left(y, A, B), _as_right(x, A, B), A, B, scale)
 
 
 def gradients_fused(
     grad_x: Tensor | None,
     G: Tensor,
-    X: Tensor,
+    x: Tensor,
     A: Tensor,
     B: Tensor,
     inner: None,
@@ -58,12 +58,23 @@ def gradients_fused(
     """What krona.kron's gradients are, without the inner product."""
     from krona.kron_kernel import add_update, factor_gradients
 
+    G, X = _as_left(G, A, B), _as_right(x, A, B)
     if grad_x is not None:
-        add_update(grad_x.view_as(X), G, A.T, B.T, scale)
+        add_update(_as_right(grad_x, A, B), G, A.T, B.T, scale)
     if not any(needs):
         return None, None
     grad_a, grad_b = factor_gradients(G, X, A, B)
     return grad_a.to(A.dtype).mul_(scale), grad_b.to(B.dtype).mul_(scale)
+
+
+def _as_left(y: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Rows (T, a1·b1) as (T, a1, b1)."""
+    return y.view(-1, len(A), len(B))
+
+
+def _as_right(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Rows (T, a2·b2) as (T, a2, b2)."""
+    return x.view(-1, A.shape[1], B.shape[1])
 
 
 def _can_run(x: Tensor, A: Tensor, B: Tensor) -> bool:

@@ -1,8 +1,9 @@
 """Kronecker math on tensors: the factors that fit a layer, and a linear layer plus A ⊗ B, unformed.
 
 Legend: W (out, in) is the frozen weight; A (a1, a2) and B (b1, b2) with a1·b1 = out, a2·b2 = in;
-T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ with X (T, a2, b2), Y (T, a1, b1).
-A stack is g adapters of equal shapes side by side, with g in front of each shape.
+T is the number of rows of x. Row-major, x(A ⊗ B)ᵀ is Y = A·X·Bᵀ, with the rows of x (T, a2·b2) as
+matrices X (T, a2, b2) and those of y (T, a1·b1) as Y (T, a1, b1). A stack is g adapters of equal
+shapes side by side, with g in front of each shape.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from krona.errors import KronaError
 from krona.fused import add_update_fused, are_kernels_faster, gradients_fused
+from krona.gemm import add_product, product
 
 
 def divisors(n: int) -> list[int]:
@@ -94,13 +96,13 @@ class _KronLinear(torch.autograd.Function):
         dtype: torch.dtype,
         is_fused: bool,
     ) -> Tensor:
-        X = x.to(dtype).reshape(-1, A.shape[1], B.shape[1])
-        y = F.linear(X.flatten(1), weight.to(dtype), None if bias is None else bias.to(dtype))
+        rows = x.to(dtype).reshape(-1, x.shape[-1])
+        y = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
         inner = None
         if is_fused:
-            add_update_fused(y, X, A, B, scale)
+            add_update_fused(y, rows, A, B, scale)
         else:
-            inner = add_update(y[None], X[None], A[None], B[None], scale)
+            inner = add_update(y, rows, A, B, scale)
         is_kept = inner is not None and 2 * inner.numel() <= x.numel()
         ctx.save_for_backward(x, weight, A, B, inner if is_kept else None)
         ctx.scale, ctx.is_fused = scale, is_fused
@@ -111,80 +113,60 @@ class _KronLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, A, B, inner = ctx.saved_tensors
         needs_x, *needs = (ctx.needs_input_grad[i] for i in (0, 3, 4))
-        G = grad.reshape(-1, len(A), len(B))
-        X = x.to(grad.dtype).reshape(-1, A.shape[1], B.shape[1])
-        grad_x = G.flatten(1) @ weight.to(grad.dtype) if needs_x else None
-        if ctx.is_fused:
-            grad_a, grad_b = gradients_fused(grad_x, G, X, A, B, inner, ctx.scale, needs)
-        else:
-            stack_x = None if grad_x is None else grad_x[None]
-            stacked = gradients(
-                stack_x, G[None], X[None], A[None], B[None], inner, ctx.scale, needs
-            )
-            grad_a, grad_b = (None if t is None else t[0] for t in stacked)
+        G = grad.reshape(-1, grad.shape[-1])
+        rows = x.to(grad.dtype).reshape(-1, x.shape[-1])
+        grad_x = G @ weight.to(grad.dtype) if needs_x else None
+        function = gradients_fused if ctx.is_fused else gradients
+        grad_a, grad_b = function(grad_x, G, rows, A, B, inner, ctx.scale, needs)
         grad_x = None if grad_x is None else grad_x.view_as(x)
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
-def add_update(y: Tensor, X: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """Add scale·A·X_t·Bᵀ to y and return the first of the two products.
+def add_update(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Add scale·A·X_t·Bᵀ to y (T, a1·b1), or to a stack; x (T, a2·b2).
 
-    A stack of g: y (g, T, a1·b1), X (g, T, a2, b2), A (g, a1, a2), B (g, b1, b2).
+    Returns: the first of the two products, (T, a2·b1) when B comes first, else (T, a1·b2).
     """
-    left, right, is_b_first = A.to(y.dtype), B.to(y.dtype), _is_b_first(A, B)
-    inner = _inner(X, left, right, is_right_first=is_b_first)
-    _add_outer(y, inner, left, right, scale, is_right_first=is_b_first)
+    left, right = A.to(y.dtype), B.to(y.dtype)
+    if _is_b_first(A, B):
+        inner = _times_right(x, right)
+        _add_left_times(y, left, inner, scale)
+    else:
+        inner = _left_times(left, x)
+        _add_times_right(y, inner, right, scale)
     return inner
 
 
 def gradients(
     grad_x: Tensor | None,
     G: Tensor,
-    X: Tensor,
+    x: Tensor,
     A: Tensor,
     B: Tensor,
     inner: Tensor | None,
     scale: float,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Add the update's part to grad_x (g, T, a2·b2), if there is one; return A's and B's if needed.
+    """Add the update's part to grad_x (T, a2·b2), if there is one; return A's and B's if needed.
 
-    G is the gradient (g, T, a1, b1) of y, X (g, T, a2, b2); inner is what add_update returned.
+    G is the gradient (T, a1·b1) of y, inner what add_update returned or None; all may be stacks.
     """
-    left, right, is_b_first = A.to(G.dtype), B.to(G.dtype), _is_b_first(A, B)
-    if inner is None:
-        inner = _inner(X, left, right, is_right_first=is_b_first)
-    inner_grad = _inner(G, left.mT, right.mT, is_right_first=not is_b_first)
-    if grad_x is not None:
-        _add_outer(grad_x, inner_grad, left.mT, right.mT, scale, is_right_first=not is_b_first)
-    G_a, X_a = (G, inner) if is_b_first else (inner_grad, X)
-    G_b, X_b = (inner_grad, X) if is_b_first else (G, inner)
-    grad_a = _sum_of_products(G_a, X_a).to(A.dtype).mul_(scale) if needs[0] else None
-    grad_b = None
-    if needs[1]:
-        grad_b = _product_of_rows(G_b.flatten(1, 2).mT, X_b.flatten(1, 2)).to(B.dtype).mul_(scale)
-    return grad_a, grad_b
-
-
-def _inner(X: Tensor, L: Tensor, R: Tensor, *, is_right_first: bool) -> Tensor:
-    """The first of the two products of L·X_t·Rᵀ: X_t·Rᵀ (g, T, q, m), or L·X_t (g, T, p, n).
-
-    X (g, T, q, n), L (g, p, q), R (g, m, n).
-    """
-    if is_right_first:
-        return _product_of_rows(X.flatten(1, 2), R.mT).view(*X.shape[:3], R.shape[1])
-    return _product(L, X)
-
-
-def _add_outer(
-    out: Tensor, inner: Tensor, L: Tensor, R: Tensor, scale: float, *, is_right_first: bool
-) -> None:
-    """Add scale·L·X_t·Rᵀ to out (g, T, p·m), given the first product."""
-    if is_right_first:
-        _add_product(out.view(*out.shape[:2], L.shape[1], R.shape[1]), L, inner, alpha=scale)
+    left, right = A.to(G.dtype), B.to(G.dtype)
+    if _is_b_first(A, B):
+        inner = _times_right(x, right) if inner is None else inner
+        inner_grad = _left_times(left.mT, G)
+        if grad_x is not None:
+            _add_times_right(grad_x, inner_grad, right.mT, scale)
+        of_a, of_b = (G, inner), (inner_grad, x)
     else:
-        rows = out.view(len(out), -1, R.shape[1])
-        _add_product_of_rows(rows, inner.flatten(1, 2), R.mT, alpha=scale)
+        inner = _left_times(left, x) if inner is None else inner
+        inner_grad = _times_right(G, right.mT)
+        if grad_x is not None:
+            _add_left_times(grad_x, left.mT, inner_grad, scale)
+        of_a, of_b = (inner_grad, x), (G, inner)
+    grad_a = _gradient_of_left(*of_a, A) * scale if needs[0] else None
+    grad_b = _gradient_of_right(*of_b, B) * scale if needs[1] else None
+    return grad_a, grad_b
 
 
 def _is_b_first(A: Tensor, B: Tensor) -> bool:
@@ -192,58 +174,75 @@ def _is_b_first(A: Tensor, B: Tensor) -> bool:
     return a2 * b1 * (b2 + a1) <= a1 * b2 * (a2 + b1)
 
 
-def _is_narrow(X: Tensor) -> bool:
+def _times_right(x: Tensor, R: Tensor) -> Tensor:
+    """X_t·Rᵀ as rows (T, q·m): x (T, q·n), R (m, n), or stacks."""
+    m, n = R.shape[-2:]
+    return product(_cut(x, n), R.mT).view(*x.shape[:-1], x.shape[-1] // n * m)
+
+
+def _add_times_right(out: Tensor, x: Tensor, R: Tensor, scale: float) -> None:
+    """Add scale·X_t·Rᵀ to out (T, p·m): x (T, p·n), R (m, n), or stacks."""
+    m, n = R.shape[-2:]
+    add_product(_cut(out, m), _cut(x, n), R.mT, scale)
+
+
+def _left_times(L: Tensor, x: Tensor) -> Tensor:
+    """L·X_t as rows (T, p·n): L (p, q), x (T, q·n), or stacks."""
+    width = x.shape[-1] // L.shape[-1]
+    if _is_narrow(width, x.dtype):
+        return product(x, _widen(L.mT, width))
+    if x.dim() == 3:
+        return torch.stack([_left_times(L_i, x_i) for L_i, x_i in zip(L, x, strict=True)])
+    matrices = x.view(len(x), L.shape[1], width)
+    return torch.bmm(L.expand(len(x), -1, -1), matrices).flatten(1)
+
+
+def _add_left_times(out: Tensor, L: Tensor, x: Tensor, scale: float) -> None:
+    """Add scale·L·X_t to out (T, p·n): L (p, q), x (T, q·n), or stacks."""
+    width = x.shape[-1] // L.shape[-1]
+    if _is_narrow(width, x.dtype):
+        add_product(out, x, _widen(L.mT, width), scale)
+    elif x.dim() == 3:
+        for out_i, L_i, x_i in zip(out, L, x, strict=True):
+            _add_left_times(out_i, L_i, x_i, scale)
+    else:
+        matrices = x.view(len(x), L.shape[1], width)
+        out = out.view(len(x), L.shape[0], width)
+        out.baddbmm_(L.expand(len(x), -1, -1), matrices, alpha=scale)
+
+
+def _gradient_of_left(G: Tensor, x: Tensor, A: Tensor) -> Tensor:
+    """Σ_t G_t·X_tᵀ in A's dtype: G (T, p·n), x (T, q·n), A (p, q), or stacks."""
+    p, q = A.shape[-2:]
+    width = x.shape[-1] // q
+    if not _is_narrow(width, x.dtype):
+        pairs = torch.matmul(G.view(*G.shape[:-1], p, width), x.view(*x.shape[:-1], q, width).mT)
+        return pairs.sum(-3).to(A.dtype)
+    if p < q:  # the side that a GEMM has to transpose is best the smaller one
+        return _gradient_of_left(x, G, A.mT).mT
+    blocks = product(x.mT, G).view(*A.shape[:-2], q, width, p, width)
+    return blocks.diagonal(dim1=-3, dim2=-1).sum(-1).mT.to(A.dtype)
+
+
+def _gradient_of_right(G: Tensor, x: Tensor, B: Tensor) -> Tensor:
+    """Σ_t G_tᵀ·X_t in B's dtype: G (T, q·m), x (T, q·n), B (m, n), or stacks."""
+    m, n = B.shape[-2:]
+    return product(_cut(G, m).mT, _cut(x, n)).to(B.dtype)
+
+
+def _is_narrow(width: int, dtype: torch.dtype) -> bool:
     """Whether one GEMM with L ⊗ I beats T small products L·X_t, although it multiplies zeros."""
-    return X.shape[-1] <= (8 if X.dtype in (torch.float32, torch.float64) else 32)
+    return width <= (8 if dtype in (torch.float32, torch.float64) else 32)
 
 
 def _widen(L: Tensor, width: int) -> Tensor:
-    """L ⊗ I for each L (g, p, q) (torch.kron 2.15 refuses some transposed one-row matrices)."""
-    g, p, q = L.shape
-    wide = L.new_zeros(g, p, width, q, width)
-    wide.diagonal(dim1=2, dim2=4).copy_(L[..., None])
-    return wide.view(g, p * width, q * width)
+    """L ⊗ I for each L (p, q) (torch.kron 2.15 refuses some transposed one-row matrices)."""
+    *stack, p, q = L.shape
+    wide = L.new_zeros(*stack, p, width, q, width)
+    wide.diagonal(dim1=-3, dim2=-1).copy_(L.unsqueeze(-1))
+    return wide.view(*stack, p * width, q * width)
 
 
-def _product_of_rows(X: Tensor, Y: Tensor) -> Tensor:
-    """(g, i, k) = X (g, i, j) · Y (g, j, k)."""
-    return (X[0] @ Y[0])[None] if len(X) == 1 else torch.bmm(X, Y)
-
-
-def _add_product_of_rows(out: Tensor, X: Tensor, Y: Tensor, *, alpha: float) -> None:
-    """Add alpha·X (g, i, j) · Y (g, j, k) to out (g, i, k)."""
-    if len(X) == 1:
-        out[0].addmm_(X[0], Y[0], alpha=alpha)
-    else:
-        out.baddbmm_(X, Y, alpha=alpha)
-
-
-def _add_product(out: Tensor, L: Tensor, X: Tensor, *, alpha: float) -> None:
-    """Add alpha·L·X_t to out_t for every row t: out (g, T, p, m), L (g, p, q), X (g, T, q, m)."""
-    if _is_narrow(X):
-        wide = _widen(L.mT, X.shape[-1])
-        _add_product_of_rows(out.flatten(2), X.flatten(2), wide, alpha=alpha)
-        return
-    for out_i, L_i, X_i in zip(out, L, X, strict=True):
-        out_i.baddbmm_(L_i.expand(len(X_i), -1, -1), X_i, alpha=alpha)
-
-
-def _product(L: Tensor, X: Tensor) -> Tensor:
-    """(g, T, p, m) = L·X_t."""
-    if _is_narrow(X):
-        wide = _product_of_rows(X.flatten(2), _widen(L.mT, X.shape[-1]))
-        return wide.view(*X.shape[:2], L.shape[1], X.shape[3])
-    out = X.new_empty(*X.shape[:2], L.shape[1], X.shape[3])
-    for out_i, L_i, X_i in zip(out, L, X, strict=True):
-        torch.bmm(L_i.expand(len(X_i), -1, -1), X_i, out=out_i)
-    return out
-
-
-def _sum_of_products(G: Tensor, X: Tensor) -> Tensor:
-    """(g, p, q) = Σ_t G_t·X_tᵀ, with G (g, T, p, m) and X (g, T, q, m)."""
-    if not _is_narrow(X):
-        return torch.matmul(G, X.mT).sum(1)
-    if G.shape[2] < X.shape[2]:  # the side that a GEMM has to transpose is best the smaller one
-        return _sum_of_products(X, G).mT
-    blocks = _product_of_rows(X.flatten(2).mT, G.flatten(2))
-    return blocks.view(len(X), *X.shape[2:], *G.shape[2:]).diagonal(dim1=2, dim2=4).sum(-1).mT
+def _cut(x: Tensor, width: int) -> Tensor:
+    """Rows (T, k·width), or a stack of them, as (T·k, width)."""
+    return x.view(*x.shape[:-2], -1, width)

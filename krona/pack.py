@@ -5,7 +5,7 @@ Adapters of equal shapes that stand side by side, with as many rows each, share 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import TracebackType
 from typing import Any
 
@@ -84,23 +84,10 @@ class _Stack:
         """Both of each layer in turn."""
         return [factor for layer in self.layers for factor in _factors(layer)]
 
-    def inputs(self, batch: Tensor) -> Tensor:
-        """A batch (rows, ..., in) as X: (layers, T, a2, b2), or (layers, T, in) for LoRA."""
-        return self._view(batch, 1)
-
-    def outputs(self, batch: Tensor) -> Tensor:
-        """A batch (rows, ..., out) as Y: (layers, T, a1, b1), or (layers, T, out) for LoRA."""
-        return self._view(batch, 0)
-
-    def flat(self, batch: Tensor) -> Tensor:
-        """A batch (rows, ..., width) as (layers, T, width)."""
-        return batch[self.rows].reshape(len(self.layers), -1, batch.shape[-1])
-
-    def _view(self, batch: Tensor, axis: int) -> Tensor:
-        layer, flat = self.layers[0], self.flat(batch)
-        if isinstance(layer, LoraLinear):
-            return flat
-        return flat.view(*flat.shape[:2], layer.A.shape[axis], layer.B.shape[axis])
+    def cut(self, batch: Tensor) -> Tensor:
+        """Its rows of a batch (rows, ..., width): (T, width), a stack of them if it has layers."""
+        stack = () if len(self.layers) == 1 else (len(self.layers),)
+        return batch[self.rows].reshape(*stack, -1, batch.shape[-1])
 
 
 class _PackedLinear(nn.Module):
@@ -175,9 +162,9 @@ class _Packed(torch.autograd.Function):
         y = F.linear(batch, weight.to(dtype), None if bias is None else bias.to(dtype))
         inners: list[Tensor | None] = []
         for stack, left, right in _stacked(stacks, factors):
-            X = stack.inputs(batch)
-            inner = stack.math.add_update(stack.flat(y), X, left, right, stack.scale)
-            inners.append(inner if 2 * inner.numel() <= X.numel() else None)
+            rows = stack.cut(batch)
+            inner = stack.math.add_update(stack.cut(y), rows, left, right, stack.scale)
+            inners.append(inner if 2 * inner.numel() <= rows.numel() else None)
         ctx.save_for_backward(x, weight, *factors, *inners)
         ctx.stacks = stacks
         return y
@@ -193,26 +180,29 @@ class _Packed(torch.autograd.Function):
         grad_x = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
         grads: list[Tensor] = []
         for (stack, left, right), inner in zip(_stacked(stacks, factors), inners, strict=True):
-            lefts, rights = stack.math.gradients(
-                None if grad_x is None else stack.flat(grad_x),
-                stack.outputs(grad),
-                stack.inputs(batch),
+            pair = stack.math.gradients(
+                None if grad_x is None else stack.cut(grad_x),
+                stack.cut(grad),
+                stack.cut(batch),
                 left,
                 right,
                 inner,
                 stack.scale,
                 (True, True),
             )
-            grads += [g for pair in zip(lefts, rights, strict=True) for g in pair]
+            grads += pair if len(stack.layers) == 1 else chain(*zip(*pair, strict=True))
         return grad_x, None, None, None, None, *grads
 
 
 def _stacked(
-    stacks: Sequence[_Stack], factors: tuple[Tensor, ...] | list[Tensor]
+    stacks: Sequence[_Stack], factors: Sequence[Tensor]
 ) -> Iterator[tuple[_Stack, Tensor, Tensor]]:
-    """Each stack with its left factors (layers, ·, ·) and its right ones."""
+    """Each stack with its left factors and its right ones; a single layer's as they are."""
     start = 0
     for stack in stacks:
-        mine = factors[start : start + 2 * len(stack.layers)]
-        start += len(mine)
-        yield stack, torch.stack(mine[::2]), torch.stack(mine[1::2])
+        lefts, rights = (factors[start + i : start + 2 * len(stack.layers) : 2] for i in (0, 1))
+        start += 2 * len(stack.layers)
+        if len(stack.layers) == 1:
+            yield stack, lefts[0], rights[0]
+        else:
+            yield stack, torch.stack(list(lefts)), torch.stack(list(rights))
