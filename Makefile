@@ -7,7 +7,7 @@ CLUSTER ?= local
 UV_VERSION := 0.13.9
 unexport PYTHONDONTWRITEBYTECODE  # a sweep is many processes, which else compile all they import
 
-# TRIALS=16 STEPS=200 SUBJECT=duck PHOTOS=folder CLASS=dog BASE=toyland RESUME=1 reach the sweep.
+# TRIALS=16 STEPS=100 SUBJECT=duck PHOTOS=folder CLASS=dog BASE=toyland RESUME=1 reach the sweep.
 SWEEP_OPTIONS = $(if $(TRIALS),--trials $(TRIALS)) $(if $(STEPS),--steps $(STEPS)) \
 	$(if $(SUBJECT),--subject "$(SUBJECT)") $(if $(PHOTOS),--photos "$(PHOTOS)") \
 	$(if $(CLASS),--class-noun "$(CLASS)") $(if $(BASE),--base "$(BASE)") \

@@ -106,7 +106,7 @@ class TrialSettings:
     """Rank (LoRA only)."""
     learning_rate: float = 5e-4
     """Peak AdamW learning rate."""
-    steps: int = 200
+    steps: int = 100
     """Optimizer steps."""
     targets: str = "qkvo"
     """Adapted attention projections: any of the letters q, k, v, o."""

@@ -39,7 +39,7 @@ def test_paper_default_is_four_by_sixty_four_at_full_length():
     space = make_space(SweepConfig(), VALID_FACTORS)
     settings = space(optuna.trial.FixedTrial(space.paper_default()))
     assert TrialSettings.from_dict(settings) == TrialSettings(
-        a1=4, a2=64, learning_rate=5e-4, steps=200, targets="qkvo", init="kaiming", seed=0
+        a1=4, a2=64, learning_rate=5e-4, steps=100, targets="qkvo", init="kaiming", seed=0
     )
 
 
