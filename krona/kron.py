@@ -183,7 +183,7 @@ def _times_right(x: Tensor, R: Tensor) -> Tensor:
 def _add_times_right(out: Tensor, x: Tensor, R: Tensor, scale: float) -> None:
     """Add scale·X_t·Rᵀ to out (T, p·m): x (T, p·n), R (m, n), or stacks."""
     m, n = R.shape[-2:]
-    add_product(_cut(out, m), _cut(x, n), R.mT, scale)
+    add_product(out.view(*out.shape[:-2], -1, m), _cut(x, n), R.mT, scale)
 
 
 def _left_times(L: Tensor, x: Tensor) -> Tensor:
@@ -244,5 +244,5 @@ def _widen(L: Tensor, width: int) -> Tensor:
 
 
 def _cut(x: Tensor, width: int) -> Tensor:
-    """Rows (T, k·width), or a stack of them, as (T·k, width)."""
-    return x.view(*x.shape[:-2], -1, width)
+    """Rows (T, k·width), or a stack of them, as (T·k, width); strided ones are copied."""
+    return x.reshape(*x.shape[:-2], -1, width)

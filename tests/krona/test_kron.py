@@ -102,12 +102,16 @@ def test_takes_any_leading_shape(rows):
     assert x.grad.shape == x.shape
 
 
-def test_takes_strided_activations_and_gradients():
-    x, weight, bias, A, B = make_layer(6, 2, 3, 4, rows=(5, 3))
-    grad = torch.randn(3, 18, 5, dtype=torch.float64).mT
-    strided = x.transpose(0, 1)
-    got = torch.autograd.grad(kron_linear(strided, weight, bias, A, B), (x, A, B), grad)
-    expected = torch.autograd.grad(dense(strided, weight, bias, A, B, 1.0), (x, A, B), grad)
+@pytest.mark.parametrize("shape", FACTOR_SHAPES)
+@pytest.mark.parametrize("rows", [(5,), (5, 3)])
+def test_takes_strided_activations_and_gradients(rows, shape):
+    x, weight, bias, A, B = make_layer(*shape, rows=rows)
+    strided = x.detach().mT.contiguous().mT.requires_grad_()
+    grad = torch.randn(*rows, weight.shape[0], dtype=torch.float64).mT.contiguous().mT
+    assert not (strided.is_contiguous() or grad.is_contiguous())
+    inputs = strided, A, B
+    got = torch.autograd.grad(kron_linear(strided, weight, bias, A, B), inputs, grad)
+    expected = torch.autograd.grad(dense(strided, weight, bias, A, B, 1.0), inputs, grad)
     torch.testing.assert_close(got, expected)
 
 
