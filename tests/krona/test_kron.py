@@ -108,7 +108,8 @@ def test_takes_strided_activations_and_gradients(rows, shape):
     x, weight, bias, A, B = make_layer(*shape, rows=rows)
     strided = x.detach().mT.contiguous().mT.requires_grad_()
     grad = torch.randn(*rows, weight.shape[0], dtype=torch.float64).mT.contiguous().mT
-    assert not (strided.is_contiguous() or grad.is_contiguous())
+    assert not strided.is_contiguous()
+    assert not grad.is_contiguous()
     inputs = strided, A, B
     got = torch.autograd.grad(kron_linear(strided, weight, bias, A, B), inputs, grad)
     expected = torch.autograd.grad(dense(strided, weight, bias, A, B, 1.0), inputs, grad)
