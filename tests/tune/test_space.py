@@ -11,7 +11,7 @@ from tune.space import make_space, nearest_pair
 
 
 def test_factor_index_counts_pairs_by_their_product():
-    space = make_space(SweepConfig(), [(4, 64), (2, 2), (1, 8), (2, 4), (1, 4)])
+    space = make_space(SweepConfig(steps=200), [(4, 64), (2, 2), (1, 8), (2, 4), (1, 4)])
     assert space.factors == ((1, 4), (2, 2), (1, 8), (2, 4), (4, 64))
     trial = optuna.trial.FixedTrial(
         {"factors_index": 3, "learning_rate": 1e-3, "steps_index": 0, "targets": "kv"}
