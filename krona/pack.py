@@ -195,7 +195,7 @@ class _Packed(torch.autograd.Function):
 
 
 def _stacked(
-    stacks: Sequence[_Stack], factors: Sequence[Tensor]
+    stacks: Sequence[_Stack], factors: tuple[Tensor, ...] | list[Tensor]
 ) -> Iterator[tuple[_Stack, Tensor, Tensor]]:
     """Each stack with its left factors and its right ones; a single layer's as they are."""
     start = 0
@@ -205,4 +205,4 @@ def _stacked(
         if len(stack.layers) == 1:
             yield stack, lefts[0], rights[0]
         else:
-            yield stack, torch.stack(list(lefts)), torch.stack(list(rights))
+            yield stack, torch.stack(lefts), torch.stack(rights)
