@@ -200,7 +200,7 @@ def _freeze(
     _check_trainable(source, unet, vae, scheduler)
     for module in (unet, vae, *text_encoders):
         module.requires_grad_(False).eval()
-    unet.to(device)
+    unet.to(device, memory_format=torch.channels_last)  # as the convolutions compute
     vae.to("cpu" if savings.offloads_vae else device)
     for text_encoder in text_encoders:
         text_encoder.to("cpu" if savings.offloads_text else device)
