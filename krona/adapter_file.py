@@ -81,11 +81,22 @@ class Manifest:
             del values["kind"]
             values["config"] = AdapterConfig.from_dict(values["config"])
             values["prompts"] = tuple(values["prompts"])
-            return cls(**values)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            manifest = cls(**values)
+            _check_texts(manifest)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise KronaError(
                 f"the manifest is damaged ({type(error).__name__}: {error})"
             ) from error
+        return manifest
+
+
+def _check_texts(manifest: Manifest) -> None:
+    """Raise TypeError where a field that is read as text is none."""
+    names = ("base_model", "base_hash", "family", "prediction_type", "subject", "class_noun")
+    texts = {name: getattr(manifest, name) for name in (*names, "identifier")}
+    for name, value in (*texts.items(), *(("prompts", prompt) for prompt in manifest.prompts)):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} holds {value!r}, which is no text")
 
 
 def save_adapter(path: Path, state: Mapping[str, Tensor], manifest: Manifest) -> None:

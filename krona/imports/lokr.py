@@ -13,7 +13,10 @@ _KNOWN = {f"lokr_w{i}{part}" for i in (1, 2) for part in ("", "_a", "_b")} | {"a
 
 
 def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, Parts]:
-    """Group "<layer>.<part>" tensors by layer. Raises: KronaError for parts that change the sum."""
+    """Group "<layer>.<part>" tensors by layer: matrices, and numbers called alpha.
+
+    Raises: KronaError for parts that change the sum, or have another shape.
+    """
     layers: dict[str, Parts] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.rpartition(".")
@@ -21,6 +24,9 @@ def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, Parts]:
             raise KronaError(
                 f"'{name}' is no part of a LoKr of linear layers; krona reads no other"
             )
+        if tensor.numel() != 1 if part == "alpha" else tensor.ndim != 2 or not tensor.numel():
+            wanted = "number" if part == "alpha" else "matrix"
+            raise KronaError(f"'{name}' of shape {tuple(tensor.shape)} is no {wanted}")
         layers.setdefault(layer, {})[part] = tensor
     return layers
 
@@ -29,11 +35,11 @@ def factor(layer: str, parts: Parts, which: int) -> Tensor:
     """lokr_w1 or lokr_w2 of a layer, multiplied out where it is stored as a product."""
     name = f"lokr_w{which}"
     whole, left, right = (parts.get(f"{name}{part}") for part in ("", "_a", "_b"))
-    if whole is None and left is not None and right is not None:
-        whole = left.float() @ right.float()
-    if whole is None or whole.ndim != 2:
-        raise KronaError(f"layer {layer} has no two-dimensional {name}")
-    return whole.float()
+    if whole is not None:
+        return whole.float()
+    if left is None or right is None or left.shape[1] != len(right):
+        raise KronaError(f"layer {layer} has no {name}, and no {name}_a and {name}_b that multiply")
+    return left.float() @ right.float()
 
 
 def lora_dim(parts: Parts) -> int | None:

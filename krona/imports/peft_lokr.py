@@ -1,7 +1,7 @@
 """A LoKr in PEFT's naming and a base in; Kronecker layers out.
 
 A folder has alpha/r in its config. A bare file for diffusers (`unet.<path>.lokr_w1`) has it folded
-into whole factors; one with products and no config is refused, since its scale is unknown.
+into whole factors; any other without a config is refused, since its scale is unknown.
 """
 
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 from krona.adapter import AdapterLayer
 from krona.errors import KronaError
 from krona.imports.lokr import (
+    Parts,
     by_layer,
     check_known,
     factor,
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from krona.checkpoint import Base
 
 _DEFAULT = 8.0  # PEFT's own, of both
-_PREFIXES = ("base_model.model.", "unet.")
+_PEFT = "base_model.model."
+_PREFIXES = (_PEFT, "unet.")
 
 
 def reads(tensors: Mapping[str, Tensor]) -> bool:
@@ -38,12 +40,13 @@ def layers(
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
     linears = readable_linears(base.unet)
-    read = {_path(name): parts for name, parts in by_layer(tensors).items()}
-    check_known(read, linears)
-    if not config and any(lora_dim(parts) for parts in read.values()):
+    named = by_layer(tensors)
+    if not config and not all(_is_folded(name, parts) for name, parts in named.items()):
         raise KronaError(
-            "its factors are products of unknown scale; give the folder with its config"
+            "its scale is alpha/r, which only its adapter_config.json tells; give their folder"
         )
+    read = {_path(name): parts for name, parts in named.items()}
+    check_known(read, linears)
     return {
         path: kron_layer(
             path,
@@ -55,6 +58,11 @@ def layers(
     }
 
 
+def _is_folded(name: str, parts: Parts) -> bool:
+    """Whether a layer of a bare file is applied with the scale 1."""
+    return not name.startswith(_PEFT) and lora_dim(parts) is None and "alpha" not in parts
+
+
 def _path(name: str) -> str:
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
@@ -64,8 +72,11 @@ def _path(name: str) -> str:
 def _scale(path: str, config: Mapping[str, Any]) -> float:
     if not config:
         return 1.0
-    alpha, rank = _setting(path, config, "alpha"), _setting(path, config, "r")
-    if rank <= 0:
+    try:
+        alpha, rank = _setting(path, config, "alpha"), _setting(path, config, "r")
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise KronaError(f"the config's alpha, r or their patterns are damaged: {error}") from error
+    if not rank > 0:
         raise KronaError(f"the config's r={rank:g} is not positive")
     return alpha / rank
 

@@ -58,6 +58,9 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _check_shape(path: str, down: Tensor, up: Tensor, expected: tuple[int, int]) -> None:
+    if down.ndim != 2 or up.ndim != 2:
+        shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        raise KronaError(f"the file's {path} has factors of shape {shapes}, which are no matrices")
     (a2, a1), (b1, b2) = down.shape, up.shape
     if (a1 * b1, a2 * b2) == expected:
         return

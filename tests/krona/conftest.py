@@ -16,6 +16,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from trained import save_random
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -23,6 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from krona.adapter import AdapterConfig
 from krona.cache import Cache
 from krona.checkpoint import Base, load_base
+from krona.inject import attention_linears
 
 TEXT_WIDTH = 32
 TEXT_WIDTH_2 = 64
@@ -206,3 +208,23 @@ def subject_dir(tmp_path: Path) -> Path:
         Image.new("RGB", (20, 24), color).save(folder / f"{i}.png")
     (folder / "subject.toml").write_text('class = "dog"\nprompts = ["a {}", "a {} in the snow"]\n')
     return folder
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Any:
+    """Save what DiffuseKronA's code saves, with A of shape (8, 4)."""
+
+    def save(base: Base, **changes: Tensor) -> Path:
+        tensors = {}
+        generator = torch.Generator().manual_seed(5)
+        for path, layer in attention_linears(base.unet).items():
+            attention, _, end = path.rpartition(".to_")
+            stem = f"unet.{attention}.processor.to_{end.removesuffix('.0')}_lora"
+            b_shape = layer.out_features // 8, layer.in_features // 4
+            tensors[f"{stem}.down.weight"] = 0.2 * torch.randn(4, 8, generator=generator)
+            tensors[f"{stem}.up.weight"] = 0.2 * torch.randn(b_shape, generator=generator)
+        path = tmp_path / "pytorch_lora_weights.safetensors"
+        save_file(tensors | changes, path)
+        return path
+
+    return save
