@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from krona.errors import KronaError, nearest
+from krona.errors import KronaError, check_choice, nearest
 from krona.kron import kron_linear
 
 Kind = Literal["krona", "lora"]
@@ -44,10 +44,10 @@ class AdapterConfig:
     adapts_text: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("kind", self.kind, get_args(Kind))
-        _check_choice("init", self.init, get_args(Init))
+        check_choice("kind", self.kind, get_args(Kind))
+        check_choice("init", self.init, get_args(Init))
         for target in self.targets:
-            _check_choice("target", target, PROJECTIONS)
+            check_choice("target", target, PROJECTIONS)
         if not self.targets:
             raise KronaError(f"targets is empty; choose some of {', '.join(PROJECTIONS)}")
         if not _is_count(self.rank):
@@ -212,11 +212,6 @@ def _random_factor(shape: tuple[int, int], init: Init, generator: torch.Generato
         return torch.empty(shape).normal_(std=1 / rows, generator=generator)
     bound = 1 / sqrt(columns)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
-
-
-def _check_choice(name: str, got: str, valid: tuple[str, ...]) -> None:
-    if got not in valid:
-        raise KronaError(f"{name} '{got}' is unknown; {nearest(str(got), valid)}")
 
 
 def _check_factors(

@@ -12,6 +12,12 @@ class NonFiniteLossError(KronaError):
     """The loss or its gradient became NaN or infinite; the trial has failed."""
 
 
+def check_choice(name: str, got: str, valid: Iterable[str]) -> None:
+    """Raise KronaError unless a setting is one of its valid values."""
+    if got not in valid:
+        raise KronaError(f"{name} '{got}' is unknown; {nearest(str(got), valid)}")
+
+
 def nearest(got: str, valid: Iterable[str]) -> str:
     """Name the valid values for an error message, the closest to `got` first."""
     names = sorted(valid)

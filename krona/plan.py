@@ -4,7 +4,7 @@ Everything follows from the base's configurations: no weights are read, and noth
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -14,15 +14,14 @@ from krona.adapter import AdapterConfig
 from krona.adapter_file import float32_file_bytes
 from krona.checkpoint import DTYPES, Precision
 from krona.dry_step import dry_step
-from krona.errors import KronaError, nearest
+from krona.errors import KronaError, check_choice
 from krona.formats.merged_file import odd_parts
 from krona.inject import Adapter, attention_linears, check_fit, inject
 from krona.loaders import Loader, Shape, exact_lora_rank, loaders
 from krona.skeleton import Skeleton, build_skeleton
 from krona.trace import StepCost
+from krona.train.config import Mixed
 from krona.train.data import check_pixel_unit
-
-Mixed = Literal["no", "bf16", "fp16"]
 
 _BYTES_PER_FACTOR = 4 * 4  # float32: the value, its gradient, and AdamW's two moments
 
@@ -51,10 +50,8 @@ class PlanConfig:
     keeps_encoders: bool = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("precision", Precision), ("mixed_precision", Mixed)):
-            value, valid = getattr(self, name), get_args(kind)
-            if value not in valid:
-                raise KronaError(f"{name} '{value}' is unknown; {nearest(value, valid)}")
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("mixed_precision", self.mixed_precision, get_args(Mixed))
         for name in ("batch_size", "resolution"):
             value = getattr(self, name)
             if value is not None and value < 1:

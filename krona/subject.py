@@ -139,7 +139,7 @@ def load_subject(
         raise KronaError(f"photos folder {folder} does not exist; give a folder with 3-6 photos")
     said = _read_toml(folder / "subject.toml")
     noun = class_noun or said.get("class")
-    if noun is None:
+    if not noun or not noun.strip():
         raise KronaError(
             f"what is '{subject}'? Say its class, as in --class-noun dog, "
             f'or write class = "dog" to {folder / "subject.toml"}'

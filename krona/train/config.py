@@ -1,11 +1,42 @@
 """What a training run is told: TrainConfig, and the learning rate that it means at a step."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from krona.adapter import AdapterConfig
-from krona.errors import KronaError
+from krona.errors import KronaError, check_choice
+
+Schedule = Literal["constant", "cosine"]
+Mixed = Literal["no", "bf16", "fp16"]
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (
+        (
+            "steps",
+            "batch_size",
+            "accumulation_steps",
+            "report_every",
+            "num_fixed_pairs",
+            "num_class_images",
+            "resolution",
+        ),
+        lambda value: value >= 1,
+        "1 or more",
+    ),
+    (
+        ("learning_rate", "max_grad_norm", "eps", "min_snr_gamma"),
+        lambda value: 0 < value < math.inf,
+        "above 0 and finite",
+    ),
+    (
+        ("warmup_steps", "prior_weight", "weight_decay"),
+        lambda value: 0 <= value < math.inf,
+        "0 or more and finite",
+    ),
+    (("ema_decay",), lambda value: 0 <= value < 1, "0 or more and below 1, as 0.95"),
+    (("betas",), lambda pair: all(0 <= beta < 1 for beta in pair), "two of 0 or more, below 1"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +52,7 @@ class TrainConfig:
     """Images of the subject in one forward pass; prior preservation doubles what the UNet sees."""
     accumulation_steps: int = 1
     """Forward passes summed in one optimizer step."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """Learning rate after the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: int = 0
     """Steps in which the rate rises linearly to its peak."""
@@ -38,7 +69,7 @@ class TrainConfig:
     prior_weight: float = 0.0
     """Weight of the loss on class images that the base generated; 0 is off."""
     num_class_images: int = 100
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Mixed = "no"
     """Arithmetic of the UNet; factors, optimizer and loss stay in float32."""
     seed: int = 0
     """Of batches, timesteps and noise."""
@@ -50,17 +81,13 @@ class TrainConfig:
     """Side of the photos in pixels; the base's native one if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation_steps", "report_every"):
-            if getattr(self, name) < 1:
-                raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
-        for name in ("learning_rate", "max_grad_norm", "eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise KronaError(f"{name}={getattr(self, name)} must be above 0 and finite")
-        for name in ("warmup_steps", "prior_weight", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise KronaError(f"{name}={getattr(self, name)} must be 0 or more")
-        if not 0 <= self.ema_decay < 1:
-            raise KronaError(f"ema_decay={self.ema_decay} must be 0 or more and below 1, as 0.95")
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("mixed_precision", self.mixed_precision, get_args(Mixed))
+        for names, is_valid, wanted in _RULES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_valid(value):
+                    raise KronaError(f"{name}={value} must be {wanted}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

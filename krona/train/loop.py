@@ -70,15 +70,16 @@ class Run:
         self._sums += loss_and_norm
 
     def outcome(self, fixed_loss: float) -> Record | NonFiniteLossError:
-        """Close the means: the record, or what to raise if loss or gradient was not finite."""
+        """Close the means: the record, or what to raise if a loss or gradient is not finite."""
         loss, grad_norm = (self._sums / self._num_steps).tolist()
         step_s = self._seconds / self._num_steps
         self._num_steps, self._seconds, self._sums = 0, 0.0, torch.zeros_like(self._sums)
         step, config = self.state.step, self.config
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        if not all(map(math.isfinite, (loss, grad_norm, fixed_loss))):
             return NonFiniteLossError(
                 f"training diverged before step {step}: mean loss {loss}, gradient norm "
-                f"{grad_norm} at learning_rate={config.learning_rate}; try a tenth of it"
+                f"{grad_norm}, fixed loss {fixed_loss} at learning_rate={config.learning_rate}; "
+                "try a tenth of it"
             )
         return Record(
             step=step,

@@ -77,6 +77,8 @@ def test_prompts_are_dreambenchs_unless_given(
 def test_a_class_is_required(tmp_path: Path) -> None:
     with pytest.raises(KronaError, match='--class-noun dog, or write class = "dog"'):
         load_subject("mine", photos=tmp_path)
+    with pytest.raises(KronaError, match="Say its class"):
+        load_subject("mine", photos=tmp_path, class_noun=" ")
 
 
 def test_an_unknown_subject_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
