@@ -91,7 +91,7 @@ def make_adapter(unet: nn.Module, config: AdapterConfig, *, seed: int) -> "Adapt
         seed: of the random factors; equal seeds give bit-equal layers.
     Raises: KronaError if an adapter is already there, no linear is found, or factors do not fit.
     """
-    _check_is_free(unet)
+    check_is_free(unet)
     linears = adapted_linears(unet, config)
     if not linears:
         raise KronaError(
@@ -172,7 +172,7 @@ class Adapter:
 
     def inject(self) -> None:
         """Put the layers around the UNet's linears. Raises: KronaError if an adapter is there."""
-        _check_is_free(self.unet)
+        check_is_free(self.unet)
         _replace(self.unet, self.layers)
         self.is_injected = True
 
@@ -213,7 +213,8 @@ def holds_adapter(module: nn.Module) -> bool:
     return any(isinstance(part, AdapterLayer) for part in module.modules())
 
 
-def _check_is_free(unet: nn.Module) -> None:
+def check_is_free(unet: nn.Module) -> None:
+    """Raise KronaError if an adapter's layers are in it."""
     if holds_adapter(unet):
         raise KronaError("an adapter is already injected in this UNet; eject it first")
 

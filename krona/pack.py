@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from krona import kron, lora
-from krona.adapter import AdapterLayer, KronLinear, LoraLinear
+from krona.adapter import AdapterLayer, KronLinear, LoraLinear, PublishedKronLinear
 from krona.errors import KronaError
-from krona.inject import Adapter
+from krona.inject import Adapter, check_is_free
 
 
 class Pack:
@@ -32,8 +32,9 @@ class Pack:
         self._adapters = adapters
         self._layers: dict[str, _PackedLinear] = {}
         self._was_injected = any(adapter.is_injected for adapter in adapters)
-        if self._was_injected and len(adapters) > 1:
-            raise KronaError("an adapter is already injected in this UNet; eject it first")
+        if len(adapters) > 1:
+            check_is_free(unet)
+            _check_trainable(adapters)
 
     def __enter__(self) -> "Pack":
         if len(self._adapters) == 1:
@@ -44,7 +45,8 @@ class Pack:
         for path in paths:
             members = [adapter.layers.get(path) for adapter in self._adapters]
             self._layers[path] = _PackedLinear(members)
-            self._unet.set_submodule(path, self._layers[path], strict=True)
+        for path, layer in self._layers.items():
+            self._unet.set_submodule(path, layer, strict=True)
         return self
 
     def __exit__(
@@ -62,6 +64,15 @@ class Pack:
         """Say how many rows of the next batches are each adapter's, in the adapters' order."""
         for layer in self._layers.values():
             layer.set_rows(rows)
+
+
+def _check_trainable(adapters: Sequence[Adapter]) -> None:
+    layers = chain.from_iterable(adapter.layers.values() for adapter in adapters)
+    if any(isinstance(layer, PublishedKronLinear) for layer in layers):
+        raise KronaError(
+            "a checkpoint of DiffuseKronA's published code shares no batch with other adapters; "
+            "use it alone"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,8 @@ class Resident:
         """How many trials train fastest together here, measured with the paper's adapter."""
         config = self.train_config(TrialSettings())
         data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
-        return best_pack_size(self.base, data, config, most=MOST_PACKED)
+        budget_bytes = _budget_bytes(self.config, self.base.device)
+        return best_pack_size(self.base, data, config, most=MOST_PACKED, budget_bytes=budget_bytes)
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""
@@ -151,9 +152,6 @@ def _precision(config: ExperimentConfig, device: str) -> Precision:
 
 def _savings(config: ExperimentConfig, device: str) -> Savings:
     """What keeps a trial within the memory budget; the size of its adapter hardly matters."""
-    budget_bytes = device_budget(device)
-    if config.memory_gib is not None:
-        budget_bytes = int(config.memory_gib * GIB)
     plan = PlanConfig(
         adapter=AdapterConfig(kind="lora", adapts_text=config.text_encoders),
         resolution=config.resolution,
@@ -161,4 +159,9 @@ def _savings(config: ExperimentConfig, device: str) -> Savings:
         precision=_precision(config, device),
         mixed_precision=config.mixed_precision,
     )
-    return fit_budget(config.base, plan, budget_bytes)
+    return fit_budget(config.base, plan, _budget_bytes(config, device))
+
+
+def _budget_bytes(config: ExperimentConfig, device: str | torch.device) -> int | None:
+    """Device memory to train within, None for no limit."""
+    return device_budget(device) if config.memory_gib is None else int(config.memory_gib * GIB)

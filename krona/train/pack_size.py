@@ -14,19 +14,26 @@ from krona.train.state import TrainState
 
 STEPS = 2
 LEAST_GAIN = 1.1
-MEMORY_FRAC = 0.9
 
 
-def best_pack_size(base: Base, data: TrainData, config: TrainConfig, *, most: int) -> int:
+def best_pack_size(
+    base: Base,
+    data: TrainData,
+    config: TrainConfig,
+    *,
+    most: int,
+    budget_bytes: int | None = None,
+) -> int:
     """Double the runs for as long as that trains a tenth more of them a second, and memory allows.
 
     Args:
         config: of each run; nothing is left of what they learn here.
         most: the largest size that is of use.
+        budget_bytes: on a CUDA device; the memory of a CPU is not looked at.
     """
     config = replace(config, steps=2 * STEPS, report_every=STEPS, num_fixed_pairs=1)
     best_size, best_speed = 1, _speed(base, data, config, 1)
-    while 2 * best_size <= most and _has_room(base.device):
+    while 2 * best_size <= most and _has_room(base.device, budget_bytes):
         try:
             speed = _speed(base, data, config, 2 * best_size)
         except torch.OutOfMemoryError:
@@ -51,9 +58,8 @@ def _speed(base: Base, data: TrainData, config: TrainConfig, size: int) -> float
     return size * STEPS / (time.perf_counter() - start_s)
 
 
-def _has_room(device: torch.device) -> bool:
+def _has_room(device: torch.device, budget_bytes: int | None) -> bool:
     """Whether twice what was used at the worst moment still fits on a CUDA device."""
-    if device.type != "cuda":
+    if device.type != "cuda" or budget_bytes is None:
         return True
-    total = torch.cuda.get_device_properties(device).total_memory
-    return 2 * torch.cuda.max_memory_allocated(device) < MEMORY_FRAC * total
+    return 2 * torch.cuda.max_memory_allocated(device) < budget_bytes

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from krona.adapter import AdapterConfig
+from krona.adapter import AdapterConfig, PublishedKronLinear
 from krona.cache import Cache
 from krona.checkpoint import Base
 from krona.errors import KronaError, NonFiniteLossError
-from krona.inject import attention_linears, make_adapter
+from krona.inject import Adapter, attention_linears, inject, make_adapter
+from krona.pack import Pack
 from krona.photos import load_photos
 from krona.subject import load_subject
 from krona.train import pack_size
@@ -178,6 +179,21 @@ def test_measuring_a_pack_leaves_the_base_as_it_was(sd: Base, prepare: Prepare) 
     linears = attention_linears(sd.unet)
     assert best_pack_size(sd, prepare(sd, CONFIG), CONFIG, most=2) in (1, 2)
     assert attention_linears(sd.unet) == linears
+
+
+def test_a_pack_takes_no_other_adapters_place(sd: Base) -> None:
+    free = [make_adapter(sd.unet, CONFIG.adapter, seed=seed) for seed in (0, 1)]
+    injected = inject(sd.unet, CONFIG.adapter, seed=2)
+    with pytest.raises(KronaError, match="already injected in this UNet"):
+        Pack(sd.unet, free)
+    injected.eject()
+    layers = {
+        path: PublishedKronLinear(linear, torch.ones(1, 1), torch.zeros_like(linear.weight))
+        for path, linear in attention_linears(sd.unet).items()
+    }
+    published = Adapter(sd.unet, dict(layers), is_injected=False)
+    with pytest.raises(KronaError, match="published code shares no batch"):
+        Pack(sd.unet, [published, *free])
 
 
 def test_runs_that_cannot_share_a_pass_are_refused(sd: Base, prepare: Prepare) -> None:
