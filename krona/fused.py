@@ -94,9 +94,10 @@ def _measure(
     update: Callable[..., Tensor], x: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype
 ) -> bool:
     """Time forward and backward both ways, on values that do not matter."""
-    inputs = [t.detach().clone().zero_().requires_grad_() for t in (x, A, B)]
     try:
-        torch_ms, fused_ms = (_time_ms(update, inputs, dtype, fused) for fused in (False, True))
+        with torch.inference_mode(False):  # sampling may be the first to ask
+            inputs = [torch.zeros_like(t, requires_grad=True) for t in (x, A, B)]
+            torch_ms, fused_ms = (_time_ms(update, inputs, dtype, fused) for fused in (False, True))
     except Exception as error:
         # Triton builds at run time: it may lack a C compiler or need more shared memory than is.
         warnings.warn(f"the fused kernels do not run here, torch's do: {error}", stacklevel=2)

@@ -82,6 +82,18 @@ def test_layer_is_the_same_whichever_wins(is_fused, monkeypatch):
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernels_are_measured_where_sampling_asks_first(monkeypatch, recwarn):
+    monkeypatch.setattr("krona.fused._is_faster", {})
+    x, weight, A, B = (
+        torch.randn(size, device="cuda") for size in ((2, 50, 320), (320, 320), (64, 8), (5, 40))
+    )
+    with torch.inference_mode():
+        kron_linear(x, weight, None, A, B)
+    assert not [w for w in recwarn if "fused kernels" in str(w.message)]
+
+
 if __name__ == "__main__":
     # Enough of the layer for its autograd node to take the kernels' way too.
     import krona.kron
