@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from krona.checkpoint_files import Family
 
 IS_FOLDER = False
+_SD2_TEXT_WIDTH = 1024
 
 
 def layer_name(path: str, family: "Family", layers_per_block: int) -> str:
@@ -142,7 +143,7 @@ def _metadata(
         "ss_network_dim": width,
         "ss_network_alpha": width,
         "ss_base_model_version": version_name,
-        "ss_v2": str(version_name == "sd_v2"),
+        "ss_v2": str(version_name.startswith("sd_v2")),
         "ss_output_name": origin.name,
         "sshs_model_hash": _model_hash(tensors),
         "modelspec.sai_model_spec": "1.0.0",
@@ -155,12 +156,17 @@ def _metadata(
 
 
 def _architecture(base: "Base") -> tuple[str, str]:
-    """kohya's name of the base's version, and modelspec's of its architecture."""
+    """kohya's name of the base's version, and modelspec's of its architecture.
+
+    Source: sd-scripts, get_model_version_str_for_sd1_sd2 and sai_model_spec.
+    """
     if base.family == "sdxl":
         return "sdxl_base_v1-0", "stable-diffusion-xl-v1-base"
-    if base.unet.config.cross_attention_dim == 1024:
-        return "sd_v2", "stable-diffusion-v2-512"
-    return "sd_v1", "stable-diffusion-v1"
+    is_v = base.prediction_type == "v_prediction"
+    suffix = "_v" if is_v else ""
+    if base.unet.config.cross_attention_dim == _SD2_TEXT_WIDTH:
+        return f"sd_v2{suffix}", f"stable-diffusion-v2-{'768-v' if is_v else '512'}"
+    return f"sd_v1{suffix}", "stable-diffusion-v1"
 
 
 def _training_metadata(origin: Origin) -> dict[str, str]:

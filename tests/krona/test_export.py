@@ -205,6 +205,26 @@ def test_sdxl_file_says_so(sdxl, train, tmp_path):
     assert metadata["ss_network_dim"] == "3"
 
 
+@pytest.mark.parametrize(
+    ("prediction_type", "version", "architecture"),
+    [
+        ("epsilon", "sd_v2", "stable-diffusion-v2-512/lora"),
+        ("v_prediction", "sd_v2_v", "stable-diffusion-v2-768-v/lora"),
+    ],
+)
+def test_file_of_stable_diffusion_2_says_what_its_base_predicts(
+    sd2, train, tmp_path, monkeypatch, prediction_type, version, architecture
+):
+    monkeypatch.setattr(kohya, "_SD2_TEXT_WIDTH", sd2.unet.config.cross_attention_dim)
+    path, _ = train(sd2, SQUARE)
+    base = replace(sd2, prediction_type=prediction_type)
+    export_adapter(path, base=base, format="kohya", output=tmp_path / "duck.safetensors")
+    with safe_open(tmp_path / "duck.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_base_model_version"], metadata["ss_v2"]) == (version, "True")
+    assert metadata["modelspec.architecture"] == architecture
+
+
 @CONFIGS
 def test_kohya_export_needs_no_lycoris(base, train, tmp_path, config, monkeypatch):
     monkeypatch.setattr(kohya, "find_spec", lambda _: None)
