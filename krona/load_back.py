@@ -61,12 +61,19 @@ def measure(
     """
     error, fault = _Difference(), _Difference()
     weight_sq = 0.0
+    skipped = set(written.layers)
     with closing(module.deltas(path, written, base)) as deltas:
         for layer_path, got in deltas:
+            skipped.discard(layer_path)
             layer = written.layers[layer_path]
             error.add(got, adapter.layers[layer_path].delta())
             fault.add(got, layer.delta())
             weight_sq += layer.base.weight.square().sum().item()
+    if skipped:
+        raise KronaError(
+            f"the {format} export loads back wrong: {module.loader(written)} skips {len(skipped)} "
+            f"of its {len(written.layers)} layers, among them {min(skipped)}. Nothing was written"
+        )
     wrong = fault.size if rank is not None else max(error.size, fault.size)
     if not wrong <= _UPDATE_TOLERANCE * error.of + _WEIGHT_TOLERANCE * weight_sq**0.5:
         raise KronaError(

@@ -5,13 +5,14 @@ krona.low_rank makes the LoRA out of any other adapter.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers
 from diffusers.utils import is_peft_available
 from torch import Tensor
 
 from krona.formats import kohya
+from krona.formats.unet_adapter import peft_deltas
 from krona.inject import Adapter
 from krona.origin import Origin
 
@@ -43,12 +44,9 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         yield from kohya.deltas(path, adapter, base)
         return
     pipeline = base.pipeline()
-    pipeline.load_lora_weights(str(path), adapter_name=_ADAPTER_NAME)
     try:
-        network = base.network
-        for layer_path in adapter.layers:
-            layer: Any = network.get_submodule(layer_path)
-            yield layer_path, layer.get_delta_weight(_ADAPTER_NAME)
+        pipeline.load_lora_weights(str(path), adapter_name=_ADAPTER_NAME)
+        yield from peft_deltas(base.network, adapter, _ADAPTER_NAME)
     finally:
         pipeline.unload_lora_weights()
 

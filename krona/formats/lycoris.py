@@ -52,7 +52,8 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
     network, _ = create_lycoris_from_weights(1.0, str(path), base.unet)
     modules = {module.lora_name: module for module in network.loras}
     for layer_path in adapter.layers:
-        yield layer_path, modules[_name(layer_path)].get_diff_weight()[0]
+        if module := modules.get(_name(layer_path)):
+            yield layer_path, module.get_diff_weight()[0]
 
 
 def usage(name: str, family: "Family") -> str:

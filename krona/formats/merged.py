@@ -33,8 +33,8 @@ def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
 def merged(adapter: Adapter) -> Iterator[None]:
     """Have the update in the base's weights for the length of a block."""
     frozen = {layer_path: layer.base.weight for layer_path, layer in adapter.layers.items()}
-    adapter.merge()
     try:
+        adapter.merge()
         yield
     finally:
         for layer_path, layer in adapter.layers.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 from krona.adapter import LoraLinear
 from krona.adapter_file import write_safetensors
 from krona.formats.squares import check_one_square, kron_layers
-from krona.formats.unet_adapter import layer_tensors, manifest_metadata, own_deltas
+from krona.formats.unet_adapter import layer_tensors, manifest_metadata, own_deltas, peft_deltas
 from krona.inject import Adapter
 from krona.origin import Origin
 
@@ -59,14 +59,11 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         return
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(base.unet, str(path))
     try:
-        for layer_path in adapter.layers:
-            layer = base.unet.get_submodule(layer_path)
-            yield layer_path, layer.get_delta_weight("default")
+        PeftModel.from_pretrained(base.unet, str(path))
+        yield from peft_deltas(base.unet, adapter, "default")
     finally:
-        model.unload()
-        base.unet.__dict__.pop("peft_config", None)  # peft 0.21 leaves it behind
+        base.unet.unload_lora()  # diffusers' own needs no PeftModel, which a failure leaves unmade
 
 
 def usage(name: str, family: "Family") -> str:

@@ -7,7 +7,7 @@ shape of A from one number f, so A must be the same f×f on every layer. LoRA, w
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -80,13 +80,19 @@ def layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
 
 
 def _peft_deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
-    base.unet.load_lora_adapter(str(path), prefix="unet", adapter_name=_ADAPTER_NAME)
     try:
-        for layer_path in adapter.layers:
-            layer = base.unet.get_submodule(layer_path)
-            yield layer_path, layer.get_delta_weight(_ADAPTER_NAME)
+        base.unet.load_lora_adapter(str(path), prefix="unet", adapter_name=_ADAPTER_NAME)
+        yield from peft_deltas(base.unet, adapter, _ADAPTER_NAME)
     finally:
         base.unet.unload_lora()
+
+
+def peft_deltas(network: Any, adapter: Adapter, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the update of each of the adapter's layers that PEFT has wrapped, under its name."""
+    for layer_path in adapter.layers:
+        layer = network.get_submodule(layer_path)
+        if hasattr(layer, "get_delta_weight"):
+            yield layer_path, layer.get_delta_weight(name)
 
 
 def own_deltas(path: Path, adapter: Adapter, prefix: str) -> Iterator[tuple[str, Tensor]]:
