@@ -1,18 +1,22 @@
 """An adapter's settings and its layers' shapes in; out, which formats and tools load the result.
 
-Legend: a layer (out, in) with factors (a1, a2) has B of shape (out/a1, in/a2). Tools that rebuild
-the factors from one number f hold square factors f×f only.
+Legend: a layer (out, in) with factors (a1, a2) has B of shape (out/a1, in/a2).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 
-from krona.adapter import AdapterConfig, Factors
+from krona.adapter import AdapterConfig
+from krona.formats.squares import (
+    Pair,
+    Shape,
+    lycoris_holds,
+    lycoris_squares,
+    nearest_square,
+    peft_holds,
+    peft_squares,
+)
 from krona.inject import projection_of
-from krona.kron import valid_factors
-
-Shape = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ def loaders(
     """
     lycoris, diffusers = "", ""
     if config.kind == "krona":
-        lycoris, diffusers = _lycoris_objection(config, shapes), _peft_objection(config, shapes)
+        pairs = _pairs(config, shapes)
+        lycoris, diffusers = _lycoris_objection(pairs), _peft_objection(pairs)
     own = "kohya, lycoris"
     if config.adapts_text:
         own, diffusers = "kohya", "it is loaded into a UNet alone"
@@ -64,39 +69,25 @@ def exact_lora_rank(config: AdapterConfig, shapes: Mapping[str, Shape]) -> int:
     """The least LoRA rank that holds every layer's update: rank(A ⊗ B) = rank(A)·rank(B)."""
     if config.kind == "lora":
         return config.rank
-    pairs = {path: config.factors_of(projection_of(path)) for path in shapes}
     return max(
-        min(a1, a2) * min(shapes[path][0] // a1, shapes[path][1] // a2)
-        for path, (a1, a2) in pairs.items()
+        min(a1, a2) * min(out // a1, in_ // a2) for (a1, a2), (out, in_) in _pairs(config, shapes)
     )
 
 
-def _lycoris_objection(config: AdapterConfig, shapes: Mapping[str, Shape]) -> str:
-    """LyCORIS derives the factors of each layer from one f, and puts the smaller factor first."""
-    pairs = {(config.factors_of(projection_of(path)), shape) for path, shape in shapes.items()}
-    if all(a1 == a2 and a1 * a1 <= min(shape) for (a1, a2), shape in pairs):
+def _pairs(config: AdapterConfig, shapes: Mapping[str, Shape]) -> list[Pair]:
+    return [(config.factors_of(projection_of(path)), shape) for path, shape in shapes.items()]
+
+
+def _lycoris_objection(pairs: Sequence[Pair]) -> str:
+    if lycoris_holds(pairs):
         return ""
-    narrowest = min(min(shape) for shape in shapes.values())
-    fits = [f for f in _square_factors(shapes) if f * f <= narrowest]
-    return f"it holds f×f up to {fits[-1]}×{fits[-1]}; nearest: {_nearest(config, fits)}"
+    fits = lycoris_squares(pairs)
+    f = nearest_square(pairs, fits)
+    return f"it holds f×f up to {fits[-1]}×{fits[-1]}; nearest: {f}×{f}"
 
 
-def _peft_objection(config: AdapterConfig, shapes: Mapping[str, Shape]) -> str:
-    """PEFT, which diffusers loads with, derives the factors of all layers from one f."""
-    pairs = {config.factors_of(projection) for projection in config.targets}
-    if len(pairs) == 1 and all(a1 == a2 for a1, a2 in pairs):
+def _peft_objection(pairs: Sequence[Pair]) -> str:
+    if peft_holds(pairs):
         return ""
-    nearest = _nearest(config, _square_factors(shapes))
-    return f"it holds one f×f for all layers; nearest: {nearest}"
-
-
-def _square_factors(shapes: Mapping[str, Shape]) -> list[int]:
-    return [a1 for a1, a2 in valid_factors(shapes.values()) if a1 == a2]
-
-
-def _nearest(config: AdapterConfig, squares: list[int]) -> str:
-    """The f×f whose size is nearest to the factors', in the logarithm."""
-    pairs: list[Factors] = [config.factors_of(projection) for projection in config.targets]
-    size = sum(log(a1 * a2) for a1, a2 in pairs) / len(pairs)
-    f = min(squares, key=lambda f: abs(2 * log(f) - size))
-    return f"{f}×{f}"
+    f = nearest_square(pairs, peft_squares(pairs))
+    return f"it holds one f×f for all layers; nearest: {f}×{f}"

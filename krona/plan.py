@@ -16,8 +16,9 @@ from krona.checkpoint import DTYPES, Precision
 from krona.dry_step import dry_step
 from krona.errors import KronaError, check_choice
 from krona.formats.merged_file import odd_parts
+from krona.formats.squares import Shape
 from krona.inject import Adapter, attention_linears, check_fit, inject
-from krona.loaders import Loader, Shape, exact_lora_rank, loaders
+from krona.loaders import Loader, exact_lora_rank, loaders
 from krona.skeleton import Skeleton, build_skeleton
 from krona.trace import StepCost
 from krona.train.config import Mixed

@@ -21,7 +21,7 @@ from krona.adapter import AdapterLayer, KronLinear, LoraLinear
 from krona.adapter_file import read_safetensors, write_safetensors
 from krona.formats import MANIFEST_KEY
 from krona.formats.original import block_path
-from krona.formats.squares import fits_lycoris
+from krona.formats.squares import kron_pairs, lycoris_holds
 from krona.inject import TEXT_ENCODERS, Adapter, is_of_text
 from krona.origin import Origin
 
@@ -70,7 +70,7 @@ def write_named(
 
 def loader(adapter: Adapter) -> str:
     """What deltas() reads the file with: LyCORIS where it is installed and can hold the shapes."""
-    if find_spec("lycoris") and all(map(fits_lycoris, adapter.layers.values())):
+    if find_spec("lycoris") and lycoris_holds(kron_pairs(adapter)):
         return f"lycoris_lora {version('lycoris_lora')}"
     return "krona"
 

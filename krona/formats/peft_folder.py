@@ -14,7 +14,7 @@ from torch import Tensor
 
 from krona.adapter import LoraLinear
 from krona.adapter_file import write_safetensors
-from krona.formats.squares import check_one_square, kron_layers
+from krona.formats.squares import check_peft, kron_layers
 from krona.formats.unet_adapter import layer_tensors, manifest_metadata, own_deltas, peft_deltas
 from krona.inject import Adapter
 from krona.origin import Origin
@@ -29,7 +29,7 @@ CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "b
 
 def check(adapter: Adapter, base: "Base") -> None:
     """Refuse a shape that PEFT cannot hold."""
-    check_one_square(adapter, "PEFT")
+    check_peft(adapter, "PEFT")
 
 
 def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:

@@ -1,37 +1,63 @@
-"""An adapter in; an error out where a tool derives A's shape from one number and cannot get it."""
+"""Shapes of A and of the layers in; out, whether a tool that derives A from one number holds them.
 
-from collections.abc import Callable
+Such tools hold square factors f×f alone: PEFT, which diffusers loads with, the same f on every
+layer; LyCORIS, which puts the smaller factor first, f at most d/f where the layer is d wide.
+"""
+
+from collections.abc import Sequence
 from math import log
 
-from krona.adapter import AdapterLayer, KronLinear
+from krona.adapter import Factors, KronLinear
 from krona.errors import KronaError
 from krona.inject import Adapter
 from krona.kron import valid_factors
 
+Shape = tuple[int, int]
+Pair = tuple[Factors, Shape]
+"""A layer's (a1, a2), and its (out_features, in_features)."""
 
-def check_one_square(adapter: Adapter, tool: str) -> None:
-    """Raise unless A is the same f×f on every layer (diffusers and PEFT: decompose_factor)."""
-    layers = kron_layers(adapter)
-    shapes = _shapes(layers)
-    if layers and (len(shapes) > 1 or shapes[0][0] != shapes[0][1]):
-        raise _refusal(f"{tool} loads one square factor for all layers", layers, lambda _: True)
+
+def peft_holds(pairs: Sequence[Pair]) -> bool:
+    """Whether A is the same f×f on every layer."""
+    factors = {pair[0] for pair in pairs}
+    return len(factors) <= 1 and all(a1 == a2 for a1, a2 in factors)
+
+
+def lycoris_holds(pairs: Sequence[Pair]) -> bool:
+    """Whether every A is an f×f that is no larger than its B."""
+    return all(a1 == a2 and a1 * a2 <= min(shape) for (a1, a2), shape in pairs)
+
+
+def peft_squares(pairs: Sequence[Pair]) -> list[int]:
+    """Every f that PEFT holds on all the layers, ascending."""
+    return [a1 for a1, a2 in valid_factors(shape for _, shape in pairs) if a1 == a2]
+
+
+def lycoris_squares(pairs: Sequence[Pair]) -> list[int]:
+    """Every f that LyCORIS holds on all the layers, ascending."""
+    narrowest = min(min(shape) for _, shape in pairs)
+    return [f for f in peft_squares(pairs) if f * f <= narrowest]
+
+
+def nearest_square(pairs: Sequence[Pair], squares: Sequence[int]) -> int:
+    """The f whose f·f is nearest, in the logarithm, to the layers' mean a1·a2."""
+    size = sum(log(a1 * a2) for (a1, a2), _ in pairs) / len(pairs)
+    return min(squares, key=lambda f: abs(2 * log(f) - size))
+
+
+def check_peft(adapter: Adapter, tool: str) -> None:
+    """Raise unless PEFT can hold every layer's shape, for a tool that loads with it."""
+    pairs = kron_pairs(adapter)
+    if not peft_holds(pairs):
+        raise _refusal(f"{tool} loads one square factor for all layers", pairs, peft_squares(pairs))
 
 
 def check_lycoris(adapter: Adapter) -> None:
     """Raise unless LyCORIS can hold every layer's shape."""
-    layers = kron_layers(adapter)
-    if not all(map(fits_lycoris, layers)):
-        smallest = min(min(x.base.out_features, x.base.in_features) for x in layers)
+    pairs = kron_pairs(adapter)
+    if not lycoris_holds(pairs):
         needs = "LyCORIS loads square factors f×f with f at most d/f on every layer"
-        raise _refusal(needs, layers, lambda f: f * f <= smallest)
-
-
-def fits_lycoris(layer: AdapterLayer) -> bool:
-    """LyCORIS derives the factors from one number f, and puts the smaller one first."""
-    if not isinstance(layer, KronLinear):
-        return True
-    (a1, a2), (b1, b2) = layer.A.shape, layer.B.shape
-    return a1 == a2 <= min(b1, b2)
+        raise _refusal(needs, pairs, lycoris_squares(pairs))
 
 
 def kron_layers(adapter: Adapter) -> list[KronLinear]:
@@ -39,17 +65,17 @@ def kron_layers(adapter: Adapter) -> list[KronLinear]:
     return [layer for layer in adapter.layers.values() if isinstance(layer, KronLinear)]
 
 
-def _shapes(layers: list[KronLinear]) -> list[tuple[int, int]]:
-    return sorted({(layer.A.shape[0], layer.A.shape[1]) for layer in layers})
+def kron_pairs(adapter: Adapter) -> list[Pair]:
+    """Their shapes."""
+    return [
+        ((layer.A.shape[0], layer.A.shape[1]), (layer.base.out_features, layer.base.in_features))
+        for layer in kron_layers(adapter)
+    ]
 
 
-def _refusal(needs: str, layers: list[KronLinear], is_held: Callable[[int], bool]) -> KronaError:
-    """Name the square nearest in a1·a2, the size of A, among those that are held."""
-    shapes = _shapes(layers)
-    valid = valid_factors((layer.base.out_features, layer.base.in_features) for layer in layers)
-    mean_log = sum(log(a1 * a2) for a1, a2 in shapes) / len(shapes)
-    squares = [a1 for a1, a2 in valid if a1 == a2 and is_held(a1)]
-    f = min(squares, key=lambda f: abs(2 * log(f) - mean_log))
+def _refusal(needs: str, pairs: Sequence[Pair], squares: Sequence[int]) -> KronaError:
+    f = nearest_square(pairs, squares)
+    shapes = sorted({factors for factors, _ in pairs})
     return KronaError(
         f"{needs}, and this adapter has {', '.join(map(str, shapes))}; the nearest that fits is "
         f"({f}, {f}). The kohya, lora and merged formats hold the adapter as it is"

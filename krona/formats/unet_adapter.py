@@ -17,7 +17,7 @@ from torch import Tensor
 from krona.adapter import AdapterLayer, KronLinear, LoraLinear
 from krona.adapter_file import read_safetensors, write_safetensors
 from krona.formats import MANIFEST_KEY
-from krona.formats.squares import check_one_square
+from krona.formats.squares import check_peft
 from krona.inject import Adapter
 from krona.origin import Origin
 
@@ -33,7 +33,7 @@ IS_FOLDER = False
 
 def check(adapter: Adapter, base: "Base") -> None:
     """Refuse a shape that diffusers cannot hold."""
-    check_one_square(adapter, "diffusers")
+    check_peft(adapter, "diffusers")
 
 
 def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from krona.adapter import AdapterConfig
-from krona.inject import attention_linears
-from krona.loaders import Loader, Shape, exact_lora_rank, loaders
+from krona.checkpoint import Base
+from krona.errors import KronaError
+from krona.formats.squares import Shape, check_peft
+from krona.inject import attention_linears, make_adapter
+from krona.loaders import Loader, exact_lora_rank, loaders
 from krona.skeleton import build_skeleton
 
 
@@ -58,6 +61,17 @@ def test_squares_that_differ_between_projections_do_not_load_in_diffusers(
     mixed = AdapterConfig(factors={"q": (4, 4), "k": (8, 8), "v": (8, 8), "o": (4, 4)})
     found = _by_tool(mixed, shapes)
     assert (found["LyCORIS"].does_load, found["diffusers"].does_load) == (True, False)
+
+
+def test_the_plan_and_the_export_name_the_same_nearest_square(sd: Base) -> None:
+    """The mean of a1·a2 over the layers is 256^(3/4) = 8·8."""
+    mixed = AdapterConfig(factors={"q": (1, 1), "k": (16, 16), "v": (16, 16), "o": (16, 16)})
+    adapter = make_adapter(sd.unet, mixed, seed=0)
+    linears = attention_linears(sd.unet).items()
+    shapes = {path: (linear.out_features, linear.in_features) for path, linear in linears}
+    assert _by_tool(mixed, shapes)["PEFT"].reason.endswith("nearest: 8×8")
+    with pytest.raises(KronaError, match=r"the nearest that fits is \(8, 8\)"):
+        check_peft(adapter, "PEFT")
 
 
 def test_lora_loads_everywhere(shapes: dict[str, Shape]) -> None:
