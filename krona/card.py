@@ -42,12 +42,16 @@ class Showcase:
 
 
 def check_place(folder: Path, name: str) -> None:
-    """Raise if the folder has a README.md that is not the card of the export `name`."""
+    """Raise if the folder has a README.md or samples/ that are not the export `name`'s card."""
     card = folder / CARD
-    if card.exists() and _MADE_BY.format(name) not in card.read_text("utf-8", errors="replace"):
-        raise KronaError(
-            f"{card} is not the model card of {name}, and would be lost; choose another folder"
-        )
+    if card.exists() and _MADE_BY.format(name) in card.read_text("utf-8", errors="replace"):
+        return
+    for path in (card, folder / SAMPLES):
+        if path.exists():
+            raise KronaError(
+                f"{path} is not of the model card of {name}, and would be lost; choose another "
+                "folder"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,16 @@ class Card:
     showcase: Showcase
 
     def write(self, folder: Path) -> None:
-        """Write README.md, and samples/ if there are any, into a folder that is there."""
+        """Write README.md, and samples/ if there are any, in the place of an earlier card."""
         images = [f"{SAMPLES}/{i:02d}.png" for i in range(len(self.showcase.samples))]
+        # the card comes first: samples/ without it would not be known as its own
+        write_atomically(folder / CARD, self._text(images).encode())
+        for earlier in (folder / SAMPLES).glob("*.png"):
+            if earlier.stem.isdecimal():
+                earlier.unlink()
         for image_path, (_, image) in zip(images, self.showcase.samples, strict=True):
             (folder / image_path).parent.mkdir(exist_ok=True)
             image.save(folder / image_path)
-        write_atomically(folder / CARD, self._text(images).encode())
 
     def _text(self, images: Sequence[str]) -> str:
         manifest, scores = self.origin.manifest, self.showcase.scores

@@ -84,13 +84,31 @@ def test_the_card_of_the_same_export_is_replaced_and_any_other_kept(
     exported(sd, path, output)
     exported(sd, path, output)
     readme = output.parent / "README.md"
-    with pytest.raises(KronaError, match=r"is not the model card of hen\.safetensors"):
+    with pytest.raises(KronaError, match=r"is not of the model card of hen\.safetensors"):
         exported(sd, path, output.with_name("hen.safetensors"))
     readme.write_text("# My models\n")
     with pytest.raises(KronaError, match="would be lost; choose another folder"):
         exported(sd, path, output)
     assert readme.read_text() == "# My models\n"
     assert not output.with_name("hen.safetensors").exists()
+
+
+def test_pictures_of_the_same_card_are_replaced_and_any_others_kept(
+    sd: Base, train: Any, tmp_path: Path
+) -> None:
+    path, _ = train(sd, SQUARE)
+    output = tmp_path / "out" / "duck.safetensors"
+    samples = output.parent / "samples"
+    samples.mkdir(parents=True)
+    (samples / "00.png").write_text("mine")
+    with pytest.raises(KronaError, match=r"samples is not of the model card of duck"):
+        exported(sd, path, output, showcase=SHOWCASE)
+    assert (samples / "00.png").read_text() == "mine"
+    (samples / "00.png").rename(samples / "mine.png")
+    (output.parent / "README.md").write_text("Exported by krona as `duck.safetensors`.")
+    exported(sd, path, output, showcase=SHOWCASE)
+    exported(sd, path, output, showcase=Showcase(samples=SHOWCASE.samples[:1]))
+    assert {entry.name for entry in samples.iterdir()} == {"00.png", "mine.png"}
 
 
 @pytest.mark.parametrize(
