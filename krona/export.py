@@ -18,6 +18,7 @@ from krona.atomic import atomic_path
 from krona.attach import attach, read_origin
 from krona.card import Card, Showcase, check_place
 from krona.checkpoint import Base
+from krona.destination import file_name
 from krona.errors import KronaError, nearest
 from krona.formats import (
     EXPORT_FILE,
@@ -106,6 +107,7 @@ def export_adapter(
 
 def default_output(name: str, format: ExportFormat) -> Path:
     """Where an export goes if nobody says: a folder of its own, since a card lies beside it."""
+    name = file_name(name)
     folder = Path("exports") / f"{name}-{format}"
     return folder if _FORMATS[format].IS_FOLDER else folder / f"{name}.safetensors"
 
