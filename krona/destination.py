@@ -1,6 +1,17 @@
-"""Where an export is to go: a name from a file in, one component of a path out."""
+"""Where an export is to go in; an error out if something would be lost there.
+
+Only what krona exported before is replaced: its metadata says so, and so does the card beside it.
+"""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from krona.card import check_place
+from krona.errors import KronaError
+from krona.formats import EXPORT_KEY, ExportFormat
 
 _NAME_CHARS = 50  # with a suffix and a partial file's prefix below 255 bytes in any script
 
@@ -8,3 +19,43 @@ _NAME_CHARS = 50  # with a suffix and a partial file's prefix below 255 bytes in
 def file_name(name: str) -> str:
     """A name that whoever made the adapter chose, as one component of a path."""
     return re.sub(r"[^\w .-]", "_", name).strip("._ ")[:_NAME_CHARS] or "adapter"
+
+
+def check_output(
+    output: Path, *, format: ExportFormat, is_folder: bool, inputs: Iterable[Path]
+) -> None:
+    """Raise KronaError if anything is lost by an export to `output`.
+
+    Args:
+        is_folder: whether the format is one.
+        inputs: what the export is made from, which it never replaces.
+    """
+    if is_folder:
+        if output.is_file() or (output.is_dir() and any(output.iterdir())):
+            raise KronaError(f"{output} exists and is not an empty folder; choose a new one")
+    else:
+        _check_file(output, format, inputs)
+        check_place(output.parent, output.name)
+
+
+def _check_file(output: Path, format: ExportFormat, inputs: Iterable[Path]) -> None:
+    if output.suffix != ".safetensors" or output.is_dir():
+        raise KronaError(
+            f"{output} is no file name for the {format} format; end it in .safetensors"
+        )
+    if not output.exists():
+        return
+    if any(path.is_file() and output.samefile(path) for path in inputs):
+        raise KronaError(f"{output} is what the export is made from; choose another name")
+    if not _is_export(output):
+        raise KronaError(
+            f"{output} exists and is no earlier export of krona's; choose another name"
+        )
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return EXPORT_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False

@@ -16,9 +16,9 @@ from krona.adapter import PublishedKronLinear
 from krona.adapter_file import add_metadata
 from krona.atomic import atomic_path
 from krona.attach import attach, read_origin
-from krona.card import Card, Showcase, check_place
+from krona.card import Card, Showcase
 from krona.checkpoint import Base
-from krona.destination import file_name
+from krona.destination import check_output, file_name
 from krona.errors import KronaError, nearest
 from krona.formats import (
     EXPORT_FILE,
@@ -75,13 +75,15 @@ def export_adapter(
         base: the checkpoint it was trained on, in float32; it is as before at the end.
         format: "kohya", "lycoris", "diffusers", "lora" or "merged-file", one .safetensors file, or
             "peft" or "merged", a folder.
-        output: the file, which is replaced, or the folder, which must be missing or empty.
+        output: the file, which replaces none but an earlier export, or the folder, which must be
+            missing or empty.
         rank: of the "lora" format, which is exact without; then the error is the truncation's.
         is_any_base: accept another base than the one it was trained on, if the shapes fit.
         showcase: sample images and scores for the card.
-    Raises: KronaError if the adapter does not fit the base or the format, or loads back wrong.
+    Raises: KronaError if the adapter does not fit the base or the format, loads back wrong, or
+        cannot be written to output.
     """
-    _check_request(format, output, rank)
+    check_request(adapter_path, base=base.source, format=format, output=output, rank=rank)
     adapter, origin = _adapter_of(adapter_path, base, is_any_base=is_any_base)
     module = _FORMATS[format]
     written = _as_written(adapter, base, format, rank)
@@ -112,20 +114,29 @@ def default_output(name: str, format: ExportFormat) -> Path:
     return folder if _FORMATS[format].IS_FOLDER else folder / f"{name}.safetensors"
 
 
-def _check_request(format: ExportFormat, output: Path, rank: int | None) -> None:
+def check_request(
+    adapter_path: Path,
+    *,
+    base: str,
+    format: ExportFormat,
+    output: Path,
+    rank: int | None = None,
+) -> None:
+    """Raise where export_adapter() would, as far as that shows before a base is loaded.
+
+    Args:
+        base: its name or path.
+    """
     if format not in _FORMATS:
         raise KronaError(f"format '{format}' is unknown; {nearest(format, get_args(ExportFormat))}")
     if rank is not None and format != "lora":
         raise KronaError(f"rank={rank} is for the lora format; {format} has none, so leave it out")
-    if _FORMATS[format].IS_FOLDER:
-        if output.is_file() or (output.is_dir() and any(output.iterdir())):
-            raise KronaError(f"{output} exists and is not an empty folder; choose a new one")
-    elif output.suffix != ".safetensors" or output.is_dir():
-        raise KronaError(
-            f"{output} is no file name for the {format} format; end it in .safetensors"
-        )
-    else:
-        check_place(output.parent, output.name)
+    check_output(
+        output,
+        format=format,
+        is_folder=_FORMATS[format].IS_FOLDER,
+        inputs=(adapter_path, Path(base).expanduser()),
+    )
 
 
 def _adapter_of(path: Path, base: Base, *, is_any_base: bool) -> tuple[Adapter, Origin]:

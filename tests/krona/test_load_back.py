@@ -27,7 +27,8 @@ def test_export_that_loads_back_wrong_keeps_the_old_file(
 ) -> None:
     path, _ = train(sd, SQUARE)
     output = tmp_path / "out.safetensors"
-    output.write_text("old")
+    export_adapter(path, base=sd, format="kohya", output=output)
+    old = output.read_bytes()
     right = kohya._layer_tensors
     monkeypatch.setattr(
         kohya,
@@ -36,8 +37,8 @@ def test_export_that_loads_back_wrong_keeps_the_old_file(
     )
     with pytest.raises(KronaError, match="the kohya export loads back wrong"):
         export_adapter(path, base=sd, format="kohya", output=output)
-    assert output.read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert output.read_bytes() == old
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(
