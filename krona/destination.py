@@ -1,10 +1,12 @@
-"""Where an export is to go in; an error out if something would be lost there.
+"""Where an export is to go in; an error out if it cannot be written there, or something were lost.
 
 Only what krona exported before is replaced: its metadata says so, and so does the card beside it.
 """
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -24,18 +26,34 @@ def file_name(name: str) -> str:
 def check_output(
     output: Path, *, format: ExportFormat, is_folder: bool, inputs: Iterable[Path]
 ) -> None:
-    """Raise KronaError if anything is lost by an export to `output`.
+    """Raise KronaError unless an export can be written to `output`, and nothing is lost by it.
 
     Args:
         is_folder: whether the format is one.
         inputs: what the export is made from, which it never replaces.
     """
-    if is_folder:
-        if output.is_file() or (output.is_dir() and any(output.iterdir())):
-            raise KronaError(f"{output} exists and is not an empty folder; choose a new one")
-    else:
-        _check_file(output, format, inputs)
-        check_place(output.parent, output.name)
+    with failures_told(output):
+        if is_folder:
+            _check_folder(output)
+        else:
+            _check_file(output, format, inputs)
+            check_place(output.parent, output.name)
+        _check_writable(output)
+
+
+@contextmanager
+def failures_told(output: Path) -> Iterator[None]:
+    """Raise KronaError where the file system refuses; safetensors has an error of its own."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise KronaError(f"{output} was not written: {error}; choose another place") from error
+
+
+def _check_folder(output: Path) -> None:
+    is_empty = output.is_dir() and not output.is_symlink() and not any(output.iterdir())
+    if os.path.lexists(output) and not is_empty:
+        raise KronaError(f"{output} exists and is not an empty folder; choose a new one")
 
 
 def _check_file(output: Path, format: ExportFormat, inputs: Iterable[Path]) -> None:
@@ -59,3 +77,12 @@ def _is_export(path: Path) -> bool:
             return EXPORT_KEY in (file.metadata() or {})
     except SafetensorError:
         return False
+
+
+def _check_writable(output: Path) -> None:
+    folder = next(path for path in output.absolute().parents if os.path.lexists(path))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise KronaError(
+            f"{output} cannot be written: {folder} is no folder with write permission; "
+            "choose another place"
+        )

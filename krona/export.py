@@ -18,7 +18,7 @@ from krona.atomic import atomic_path
 from krona.attach import attach, read_origin
 from krona.card import Card, Showcase
 from krona.checkpoint import Base
-from krona.destination import check_output, file_name
+from krona.destination import check_output, failures_told, file_name
 from krona.errors import KronaError, nearest
 from krona.formats import (
     EXPORT_FILE,
@@ -87,7 +87,7 @@ def export_adapter(
     adapter, origin = _adapter_of(adapter_path, base, is_any_base=is_any_base)
     module = _FORMATS[format]
     written = _as_written(adapter, base, format, rank)
-    with atomic_path(output) as partial, quiet_loaders():
+    with failures_told(output), atomic_path(output) as partial, quiet_loaders():
         module.write(partial, written, base, origin)
         measured = measure(
             partial,
@@ -100,10 +100,7 @@ def export_adapter(
         )
         _sign(partial, measured, origin)
         card = _card(output.name, base, origin, measured, showcase or Showcase())
-        if module.IS_FOLDER:
-            card.write(partial)
-    if not module.IS_FOLDER:
-        card.write(output.parent)
+        card.write(partial if module.IS_FOLDER else output.parent)
     return ExportReport(**asdict(measured), path=output)
 
 

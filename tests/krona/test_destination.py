@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from krona.adapter import AdapterConfig
+from krona.card import Showcase
 from krona.checkpoint import Base
 from krona.errors import KronaError
-from krona.export import default_output, export_adapter
+from krona.export import check_request, default_output, export_adapter
 
 SQUARE = AdapterConfig(factors=(4, 4))
 
@@ -66,3 +68,43 @@ def test_what_an_export_is_made_from_is_kept(sd: Base, train: Any, tmp_path: Pat
         with pytest.raises(KronaError, match="is what the export is made from; choose another"):
             export_adapter(adapter, base=base, format="kohya", output=target, is_any_base=True)
     assert output.read_bytes() == content
+
+
+def test_place_that_cannot_be_written_is_refused_before_the_base_is_needed(
+    sd: Base, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = train(sd, SQUARE)
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+
+    def check(format: Any, *parts: str) -> None:
+        check_request(path, base=sd.source, format=format, output=tmp_path.joinpath(*parts))
+
+    with pytest.raises(KronaError, match="file is no folder with write permission"):
+        check("kohya", "file", "deeper", "duck.safetensors")
+    with pytest.raises(KronaError, match="link exists and is not an empty folder"):
+        check("merged", "link")
+    with pytest.raises(KronaError, match=r"was not written: .*[Nn]ame too long"):
+        check("merged", "d" * 300)
+    check("merged", "empty")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(KronaError, match="empty is no folder with write permission"):
+        check("kohya", "empty", "new", "duck.safetensors")
+
+
+@pytest.mark.parametrize("format", ["kohya", "merged"])
+def test_a_full_disk_is_told_and_leaves_no_export(
+    sd: Base, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any
+) -> None:
+    def save(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    path, _ = train(sd, SQUARE)
+    output = tmp_path / "out" / ("duck.safetensors" if format == "kohya" else "duck")
+    monkeypatch.setattr(Image.Image, "save", save)
+    showcase = Showcase(samples=(("a toy", Image.new("RGB", (8, 8))),))
+    with pytest.raises(KronaError, match=r"duck\S* was not written: .*No space left on device"):
+        export_adapter(path, base=sd, format=format, output=output, showcase=showcase)
+    assert not output.exists()
+    assert not list(output.parent.glob(".*"))

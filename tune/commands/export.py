@@ -35,16 +35,19 @@ def export(
     """
     from krona.attach import read_origin
     from krona.checkpoint import load_base
-    from krona.export import default_output, export_adapter
+    from krona.export import check_request, default_output, export_adapter
     from tune.adapted import base_of, find_adapter, find_showcase
 
     path = find_adapter(run, subject=subject, tracking_uri=tracking_uri)
     origin = read_origin(path)
+    source = base_of(path, origin, base)
+    output = output or default_output(origin.name, format)
+    check_request(path, base=source, format=format, output=output, rank=rank)
     report = export_adapter(
         path,
-        base=load_base(base_of(path, origin, base)),
+        base=load_base(source),
         format=format,
-        output=output or default_output(origin.name, format),
+        output=output,
         rank=rank,
         is_any_base=any_base,
         showcase=find_showcase(run, subject=subject, tracking_uri=tracking_uri),
