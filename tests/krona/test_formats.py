@@ -58,7 +58,11 @@ def comfyui(base: Base, output: Path, folder: Path) -> Base:
     if base.family == "sd":
         ours = {k: v.data_ptr() for k, v in base.unet.state_dict().items()}
         theirs = {state[k].data_ptr(): k for k in names.values()}
-        paths = {k.removesuffix(".weight").replace(".", "_"): theirs[p] for k, p in ours.items()}
+        paths = {
+            k.removesuffix(".weight").replace(".", "_"): theirs[p]
+            for k, p in ours.items()
+            if p in theirs  # convolutions are copied into another memory format
+        }
         names = {f"lora_unet_{path}": k for path, k in paths.items()}
     lokr = load_file(output)
     layers = {name.partition(".")[0] for name in lokr}
