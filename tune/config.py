@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from evals.protocol import Protocol
 from krona.errors import KronaError, nearest
+from tune.records import check_name
 
 TOYLAND = "toyland"
 DEFAULT_SUBJECT = "duck"
@@ -82,6 +83,7 @@ class ExperimentConfig:
         return self.dino or (TOYLAND if self.base == TOYLAND else None)
 
     def __post_init__(self) -> None:
+        check_name("subject", self.subject_name, "--subject (make: SUBJECT=)")
         for name in ("batch_size", "eval_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

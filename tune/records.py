@@ -17,6 +17,8 @@ _IMAGE = re.compile(
     r"images/(?P<key>\w+)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<time>\d+).*\.png$"
 )
 
+_NAME = re.compile(r"\w[\w -]*")  # what a model, a filter and a folder of any store may hold
+
 METRIC = "balance"
 TIME = "step"
 PAPER_DEFAULT = "paper_default"
@@ -53,6 +55,15 @@ class TrialRun:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     duration_s: float
+
+
+def check_name(what: str, name: str, option: str) -> None:
+    """Raise KronaError for a name that not every part of a store takes as it is."""
+    if not _NAME.fullmatch(name):
+        raise KronaError(
+            f"{what} '{name}' must be letters, digits, spaces, '_' and '-', the first a letter or "
+            f"digit; give such a name with {option}"
+        )
 
 
 def experiment_name(subject: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from krona.errors import KronaError
 from tune.config import ExperimentConfig, TrialSettings
-from tune.records import resolve_tracking_uri as resolve_tracking_uri  # for the commands too
+from tune.records import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
 
@@ -60,6 +60,8 @@ class SweepConfig:
     """Python module that trains and scores a trial."""
 
     def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name("sweep", self.name, "--name")
         for name in ("trials", "steps", "slots", "pack", "cpus_per_slot", "max_concurrent"):
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:

@@ -144,8 +144,12 @@ class Tracker:
 
     def newest_sweep(self, subject: str | None = None) -> PastSweep:
         """The newest sweep of a subject, or of all. Raises: KronaError if there is none."""
-        named = f"name LIKE '{experiment_name(subject or '%')}'"
-        experiments = self._client.search_experiments(filter_string=named)
+        if subject is None:
+            named = f"name LIKE '{experiment_name('%')}'"
+            experiments = self._client.search_experiments(filter_string=named)
+        else:
+            found = self._client.get_experiment_by_name(experiment_name(subject))
+            experiments = [found] if found else []
         runs = self._client.search_runs(
             [experiment.experiment_id for experiment in experiments],
             f"tags.`{SWEEP_TAG}` LIKE '%'",

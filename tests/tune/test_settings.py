@@ -20,11 +20,32 @@ from tune.settings import SweepConfig, from_json, to_json
         ({"targets": ()}, "targets is empty"),
         ({"factors": ((0, 4),)}, r"factors=\(0, 4\)"),
         ({"gpus_per_slot": 0.0}, "gpus_per_slot"),
+        ({"name": "one/two"}, "sweep 'one/two' must be letters, .* with --name"),
+        ({"name": ".."}, "sweep '..' must be"),
     ],
 )
 def test_wrong_settings_are_refused_by_name_and_value(wrong, said):
     with pytest.raises(KronaError, match=said):
         SweepConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"subject": "o'neil"},
+        {"subject": "my/dog"},
+        {"photos": Path("rex.2024")},
+        {"photos": Path("/")},
+    ],
+    ids=str,
+)
+def test_a_subject_that_mlflow_would_refuse_is_refused_at_once(named):
+    with pytest.raises(KronaError, match=r"subject '.*' must be .*--subject \(make: SUBJECT=\)"):
+        ExperimentConfig(**named)
+
+
+def test_a_folder_with_an_odd_name_is_fine_where_the_subject_has_a_plain_one():
+    assert ExperimentConfig(subject="Müsli 2_b-c", photos=Path("rex.2024")).photos
 
 
 def test_settings_survive_json():

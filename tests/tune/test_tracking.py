@@ -162,9 +162,25 @@ def test_two_sweeps_share_a_store_without_mixing(tracker):
     assert newest.run_id == sweeps["two"].parent_id
 
 
-def test_no_sweep_yet_is_said_so(tracker):
-    with pytest.raises(KronaError, match="no sweep of nobody"):
-        tracker.newest_sweep("nobody")
+@pytest.mark.parametrize("subject", ["nobody", "o'neil", "a/b.c%"])
+def test_no_sweep_yet_is_said_so(tracker, subject):
+    with pytest.raises(KronaError, match=f"no sweep of {subject}"):
+        tracker.newest_sweep(subject)
+
+
+def test_a_subject_is_its_name_and_no_pattern(tracker):
+    start(tracker, "my-dog")
+    with pytest.raises(KronaError, match="no sweep of my_dog"):
+        tracker.newest_sweep("my_dog")
+
+
+def test_a_subject_of_any_letters_gets_a_champion(tracker, tmp_path):
+    sweep = start(tracker, "Müsli 2_b-c", "Müsli 2")
+    run_id = score(tracker, sweep, "000", 0.5, "finished")
+    tracker.register_champion("Müsli 2_b-c", run_id, adapter_file(tmp_path), 0.5)
+    assert tracker.newest_sweep("Müsli 2_b-c").run_id == sweep.parent_id
+    tracker.log_adapter(run_id, adapter_file(tmp_path))
+    assert tracker.download_adapter("krona-Müsli 2_b-c@champion").exists()
 
 
 def test_ranking_puts_finished_trials_first_and_the_best_on_top(tracker, tmp_path):
