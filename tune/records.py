@@ -1,5 +1,6 @@
 """What the search's processes say to each other: plain data and names, nothing heavy to load."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ _NAME = re.compile(r"\w[\w -]*")  # what a model, a filter and a folder of any s
 
 METRIC = "balance"
 TIME = "step"
+MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 PAPER_DEFAULT = "paper_default"
 
 
@@ -72,8 +74,13 @@ def experiment_name(subject: str) -> str:
 
 
 def image_key(prompt: str) -> str:
-    """The name of a prompt's sample image in a run: only letters, digits and underscores."""
-    return re.sub(r"[^\w]+", "_", prompt)
+    """The name of a prompt's sample image in a run: only ASCII letters, digits and underscores.
+
+    It ends in a hash of the prompt where letters had to go.
+    """
+    plain = re.sub(r"\W+", "_", prompt)
+    key = re.sub(r"\W+", "_", plain, flags=re.ASCII)[:MAX_KEY]
+    return key if key == plain else f"{key}_{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def newest_images(paths: Iterable[str]) -> dict[str, str]:

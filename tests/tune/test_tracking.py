@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from krona.errors import KronaError
 from tune.plots import parallel_coordinates, scores_by_parameters
 from tune.ranking import best, rank, ranking_table
-from tune.records import SweepRun, artifact_root, resolve_tracking_uri
+from tune.records import SweepRun, artifact_root, image_key, resolve_tracking_uri
 from tune.tracking import Tracker
 
 SETTINGS = {"a1": 4, "a2": 64, "learning_rate": 5e-4, "steps": 20, "targets": "qkvo"}
@@ -79,6 +79,17 @@ def test_curves_keep_their_steps_and_images_make_a_grid(tracker, client, folder)
         "a_sks_toy+step+20",
     }
     assert client.get_run(run_id).info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
+
+
+def test_prompts_of_any_letters_and_length_have_images_of_their_own(tracker):
+    assert image_key("a sks toy, on the beach") == "a_sks_toy_on_the_beach"
+    long = "a sks toy " + "very " * 80
+    prompts = ["ein sks Spielzeug im Schnee", "große Füße", "grüne Füße", "犬", "猫"]
+    prompts += [long + "red", long + "blue"]
+    run_id = tracker.trial_run(start(tracker, "letters"), "000", SETTINGS)
+    tracker.log_report(run_id, 1, {"balance": 0.5}, [(image_key(p), WHITE) for p in prompts])
+    assert set(tracker.last_images(run_id)) == {image_key(p) for p in prompts}
+    assert len({image_key(p) for p in prompts}) == len(prompts)
 
 
 def test_adapter_comes_back_byte_for_byte_with_a_readable_manifest(tracker, client, tmp_path):
