@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tune.commands.ui import ui
+
 KRONA = Path(sys.executable).with_name("krona")
 COMMANDS = ("sweep", "train", "sample", "eval", "best", "plan", "export", "ui", "doctor")
 
@@ -54,6 +56,24 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "artifacts"),
+    [(None, ["--artifacts-destination"]), ("postgresql://head/records", [])],
+    ids=["new_database", "other_database"],
+)
+def test_ui_serves_a_store_that_is_not_there_yet(
+    uri: str | None, artifacts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("os.execv", lambda _, command: started.extend(command))
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    monkeypatch.chdir(tmp_path)
+    ui(tracking_uri=uri)
+    store = uri or f"sqlite:///{tmp_path}/mlflow.db"
+    assert started[started.index("--backend-store-uri") + 1] == store
+    assert [word for word in started if word == "--artifacts-destination"] == artifacts
 
 
 def test_doctor_reports_every_part(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 
 
 def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = None) -> None:
-    """Serve the MLflow UI until Ctrl-C.
+    """Serve the MLflow UI until Ctrl-C; a database that is not there yet is made.
 
     Args:
         host: Address to listen on; other machines reach it only if it is not 127.0.0.1.
@@ -14,9 +14,9 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
             sqlite:///mlflow.db].
     """
     from krona.errors import KronaError
-    from tune.records import artifact_root, existing_store
+    from tune.records import SQLITE, artifact_root, resolve_tracking_uri
 
-    uri = existing_store(tracking_uri)
+    uri = resolve_tracking_uri(tracking_uri)
     if uri.startswith(("http://", "https://")):
         raise KronaError(f"{uri} is a running server already; open it in a browser")
     print(f"MLflow UI: http://{host}:{port}  (store: {uri})", flush=True)
@@ -24,5 +24,6 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]
-    command += ["--artifacts-destination", artifact_root(uri).as_uri()]
+    if uri.startswith(SQLITE):
+        command += ["--artifacts-destination", artifact_root(uri).as_uri()]
     os.execv(sys.executable, command)
