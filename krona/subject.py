@@ -85,7 +85,7 @@ class Subject:
     @property
     def instance_prompt(self) -> str:
         """The training caption: "a sks toy"."""
-        return _fill("a {}", f"{self.identifier} {self.class_noun}")
+        return fill("a {}", f"{self.identifier} {self.class_noun}")
 
     def caption(self, said: str | None) -> str:
         """The training caption of a photo of which `said` is told, {} being the subject.
@@ -100,22 +100,22 @@ class Subject:
                 f"or its identifier: 'a {{}} on a sofa', 'a {self.identifier} "
                 f"{self.class_noun} on a sofa'"
             )
-        return _fill(said, f"{self.identifier} {self.class_noun}")
+        return fill(said, f"{self.identifier} {self.class_noun}")
 
     @property
     def class_prompt(self) -> str:
         """The caption of the prior: "a toy"."""
-        return _fill("a {}", self.class_noun)
+        return fill("a {}", self.class_noun)
 
     @property
     def instance_prompts(self) -> tuple[str, ...]:
         """The prompts, asking for this very subject: "a sks toy on the beach"."""
-        return tuple(_fill(p, f"{self.identifier} {self.class_noun}") for p in self.prompts)
+        return tuple(fill(p, f"{self.identifier} {self.class_noun}") for p in self.prompts)
 
     @property
     def class_prompts(self) -> tuple[str, ...]:
         """The prompts, asking for anything of the class: "a toy on the beach"."""
-        return tuple(_fill(p, self.class_noun) for p in self.prompts)
+        return tuple(fill(p, self.class_noun) for p in self.prompts)
 
 
 def load_subject(
@@ -185,7 +185,7 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
-def _fill(prompt: str, noun: str) -> str:
+def fill(prompt: str, noun: str) -> str:
     """Put `noun` in the prompt's {}, with the article that it takes."""
     article = r"\1n " if noun[0].lower() in "aeiou" else r"\1 "
     return re.sub(r"\b([aA])n? (?={})", article, prompt).replace("{}", noun)

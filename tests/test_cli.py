@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from tune.commands.sample import sample
 from tune.commands.ui import ui
 
 KRONA = Path(sys.executable).with_name("krona")
@@ -74,6 +77,22 @@ def test_ui_serves_a_store_that_is_not_there_yet(
     store = uri or f"sqlite:///{tmp_path}/mlflow.db"
     assert started[started.index("--backend-store-uri") + 1] == store
     assert [word for word in started if word == "--artifacts-destination"] == artifacts
+
+
+def test_a_sampled_prompt_has_the_article_that_the_subject_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def drawn(base: object, prompts: list[str], **options: object) -> list[Image.Image]:
+        asked.extend(prompts)
+        return [Image.new("RGB", (8, 8))] * len(prompts)
+
+    adapted = SimpleNamespace(base=None, subject_noun="ohwx dog")
+    monkeypatch.setattr("tune.adapted.load_adapted", lambda *_, **__: adapted)
+    monkeypatch.setattr("krona.sample.sample", drawn)
+    sample(("a {} on the beach", "an old {}"), output=tmp_path, images_per_prompt=1)
+    assert asked == ["an ohwx dog on the beach", "an old ohwx dog"]
 
 
 def test_doctor_reports_every_part(tmp_path: Path) -> None:

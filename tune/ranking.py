@@ -9,12 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tune.records import METRIC, PAPER_DEFAULT, TrialRun
+from tune.records import METRIC, PAPER_DEFAULT, SCORES, TrialRun
 from tune.tracking import Tracker
 
 WIDTH = 100
 SHOWN = (METRIC, "subject", "prompt")
-SCORES = (*SHOWN, "clip_t", "clip_i", "dino", "toyvit", "fixed_loss")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ _NAME = re.compile(r"\w[\w -]*")  # what a model, a filter and a folder of any s
 METRIC = "balance"
 TIME = "step"
 MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
+SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
 PAPER_DEFAULT = "paper_default"
 
 

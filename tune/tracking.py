@@ -21,7 +21,9 @@ from safetensors import safe_open
 
 from krona.card import Showcase
 from krona.errors import KronaError
+from krona.subject import fill
 from tune.records import (
+    SCORES,
     SQLITE,
     PastSweep,
     SweepRun,
@@ -39,7 +41,6 @@ SUBJECT_TAG = "krona.subject"
 STATE_TAG = "krona.state"
 CHAMPION = "champion"
 ADAPTER = "adapter/adapter.safetensors"
-SCORES = ("balance", "subject", "prompt", "clip_t", "clip_i", "dino")
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no news
 
@@ -261,7 +262,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _instance_prompts(manifest: Mapping[str, Any]) -> list[str]:
     noun = f"{manifest.get('identifier')} {manifest.get('class_noun')}"
-    return [template.replace("{}", noun) for template in manifest.get("prompts", [])]
+    return [fill(prompt, noun) for prompt in manifest.get("prompts", [])]
 
 
 def _loaded(path: str) -> Image.Image:

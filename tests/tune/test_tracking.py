@@ -106,20 +106,20 @@ def test_showcase_has_the_last_scores_and_the_last_image_of_each_prompt(tracker,
     run_id = tracker.trial_run(start(tracker, "showcase"), "000", SETTINGS)
     path = tmp_path / "adapter.safetensors"
     prompts = ["a {} on the beach", "a blue {}", "a {} nobody drew"]
-    manifest = {"identifier": "sks", "class_noun": "toy", "prompts": prompts}
+    manifest = {"identifier": "ohwx", "class_noun": "toy", "prompts": prompts}
     save_file({"A": np.ones((2, 2))}, path, metadata={"krona": json.dumps(manifest)})
     tracker.log_adapter(run_id, path)
     black = Image.new("RGB", (32, 32), "black")
-    images = [("a_sks_toy_on_the_beach", black), ("a_blue_sks_toy", black)]
-    tracker.log_report(run_id, 9, {"balance": 0.25, "clip_t": 0.3, "train_loss": 1.0}, images)
-    later = [("a_sks_toy_on_the_beach", WHITE)]
+    images = [("an_ohwx_toy_on_the_beach", black), ("a_blue_ohwx_toy", black)]
+    tracker.log_report(run_id, 9, {"balance": 0.25, "toyvit": 0.3, "train_loss": 1.0}, images)
+    later = [("an_ohwx_toy_on_the_beach", WHITE)]
     tracker.log_report(run_id, 10, {"balance": 0.5}, later)
     showcase = tracker.showcase(run_id)
-    assert showcase.scores == {"balance": 0.5, "clip_t": 0.3}
+    assert showcase.scores == {"balance": 0.5, "toyvit": 0.3}
     shown = [(prompt, image.getpixel((0, 0))) for prompt, image in showcase.samples]
     assert shown == [
-        ("a sks toy on the beach", (255, 255, 255)),
-        ("a blue sks toy", (0, 0, 0)),
+        ("an ohwx toy on the beach", (255, 255, 255)),
+        ("a blue ohwx toy", (0, 0, 0)),
     ]
 
 

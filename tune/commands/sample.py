@@ -36,10 +36,11 @@ def sample(
     """
     from evals.sheet import contact_sheet
     from krona import sample as sampling
+    from krona.subject import fill
     from tune.adapted import load_adapted
 
     adapted = load_adapted(adapter, base=base, is_any_base=any_base, tracking_uri=tracking_uri)
-    filled = [prompt.replace("{}", adapted.subject_noun) for prompt in prompts]
+    filled = [fill(prompt, adapted.subject_noun) for prompt in prompts]
     images = sampling.sample(
         adapted.base,
         filled,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tune.config import ExperimentConfig, TrialSettings
+from tune.records import SCORES
 
 
 def train(
@@ -42,7 +43,6 @@ def train(
 
 
 def _line(step: int, metrics: Mapping[str, float]) -> str:
-    scores = ("clip_t", "clip_i", "dino", "toyvit", "subject", "prompt", "balance")
-    names = ("train_loss", "fixed_loss", *scores)
+    names = ("train_loss", "fixed_loss", *SCORES)
     shown = [f"{name} {metrics[name]:.3f}" for name in names if name in metrics]
     return f"step {step:>5}  " + "  ".join(shown)
