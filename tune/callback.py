@@ -20,26 +20,26 @@ class RunStates(Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Remember the trial as open."""
-        self._open[trial_key(trial.config)] = trial.config["settings"]
+        self._open[trial_key(trial.config)] = trial.config
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial reached its last step, or ASHA stopped it on the way."""
-        self._end(trial_key(trial.config), "finished" if is_final(trial.last_result) else "pruned")
+        self._end(trial.config, "finished" if is_final(trial.last_result) else "pruned")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial failed; if its own process died, its job would go on without this cancel."""
-        key = trial_key(trial.config)
-        ray.get(self._broker.cancel.remote(key))
-        self._end(key, "stopped" if self._stop.requested else "failed")
+        ray.get(self._broker.cancel.remote(trial_key(trial.config)))
+        self._end(trial.config, "stopped" if self._stop.requested else "failed")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """What is still open was stopped; a resumed sweep continues it."""
-        for key in list(self._open):
-            self._end(key, "stopped")
+        for config in list(self._open.values()):
+            self._end(config, "stopped")
 
-    def _end(self, key: str, state: str) -> None:
-        settings = self._open.pop(key)
-        self._tracker.end(self._tracker.trial_run(self._sweep, key, settings), state)
+    def _end(self, config: dict[str, Any], state: str) -> None:
+        key = trial_key(config)
+        self._open.pop(key, None)  # a trial whose actor could not be created never started
+        self._tracker.end(self._tracker.trial_run(self._sweep, key, config["settings"]), state)
 
     def get_state(self) -> None:
         """Nothing: on a restore the runs are looked up again by their tag."""

@@ -95,7 +95,8 @@ class Progress(Callback):  # type: ignore[misc]
 
     def _end(self, trial: Any, state: str) -> None:
         key = trial_key(trial.config)
-        settings, result = self._running.pop(key)
+        settings = trial.config["settings"]
+        _, result = self._running.pop(key, (settings, {}))  # none if its actor was never created
         self._ended[key] = state
         score = result.get(METRIC)
         if state == "finished" and score is not None:

@@ -33,7 +33,6 @@ class Row:
     num_params: int | None
     is_paper_default: bool
     failure: str | None
-    duration_s: float
 
     @property
     def balance(self) -> float | None:
@@ -42,8 +41,11 @@ class Row:
 
 
 def rank(tracker: Tracker, parent_id: str) -> list[Row]:
-    """A sweep's trials from MLflow: finished ones first, each group by falling balance."""
-    return sorted(map(_row, tracker.trials(parent_id)), key=_order)
+    """A sweep's trials from MLflow: finished ones first, each group by falling balance.
+
+    A trial whose settings are not recorded yet is left out.
+    """
+    return sorted((_row(t) for t in tracker.trials(parent_id) if t.params), key=_order)
 
 
 def best(rows: Sequence[Row]) -> Row | None:
@@ -102,7 +104,6 @@ def _row(trial: TrialRun) -> Row:
         num_params=None if num_params is None else int(num_params),
         is_paper_default=PAPER_DEFAULT in trial.tags,
         failure=trial.tags.get("failure"),
-        duration_s=trial.duration_s,
     )
 
 

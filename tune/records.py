@@ -57,7 +57,6 @@ class TrialRun:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
-    duration_s: float
 
 
 def check_name(what: str, name: str, option: str) -> None:

@@ -88,6 +88,7 @@ class Tracker:
             run = self._client.create_run(
                 sweep.experiment_id, run_name=f"trial-{key}", tags={**sweep.tags, **own}
             )
+        if not run.data.params:  # new, or its process died before it wrote them
             params = _params({**sweep.params, **settings})
             self._client.log_batch(run.info.run_id, params=params, tags=_tags(tags or {}))
         self._client.update_run(run.info.run_id, status="RUNNING")
@@ -272,15 +273,14 @@ def _loaded(path: str) -> Image.Image:
 
 def _trial_run(run: Run) -> TrialRun:
     tags = run.data.tags
-    end = run.info.end_time or int(time.time() * 1000)
+    is_running = run.info.status == "RUNNING"
     return TrialRun(
         run_id=run.info.run_id,
         key=tags.get(TRIAL_TAG, ""),
-        state=tags.get(STATE_TAG, "running") if run.info.end_time else "running",
+        state="running" if is_running else tags.get(STATE_TAG, "running"),
         params=run.data.params,
         metrics=run.data.metrics,
         tags=tags,
-        duration_s=(end - run.info.start_time) / 1000,
     )
 
 

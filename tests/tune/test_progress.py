@@ -81,4 +81,5 @@ def test_a_failed_trial_is_counted_as_done(clock):
     progress = Progress(Console(record=True), trials=2)
     progress.on_trial_start(0, [], trial(0))
     progress.on_trial_error(0, [], trial(0))
-    assert progress.num_done == 1
+    progress.on_trial_error(0, [], trial(1))  # its actor could not be created
+    assert progress.num_done == 2

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from krona.errors import KronaError
+from tune.callback import RunStates
 from tune.plots import parallel_coordinates, scores_by_parameters
 from tune.ranking import best, rank, ranking_table
 from tune.records import SweepRun, artifact_root, image_key, resolve_tracking_uri
+from tune.search import Stop
 from tune.tracking import Tracker
 
 SETTINGS = {"a1": 4, "a2": 64, "learning_rate": 5e-4, "steps": 20, "targets": "qkvo"}
@@ -171,6 +175,38 @@ def test_two_sweeps_share_a_store_without_mixing(tracker):
     newest = tracker.newest_sweep("shared")
     assert (newest.name, newest.subject) == ("two", "shared")
     assert newest.run_id == sweeps["two"].parent_id
+
+
+def test_a_run_cut_off_before_its_settings_were_written_gets_them_later(tracker, client):
+    sweep = start(tracker, "cut off")
+    cut_off = {"mlflow.parentRunId": sweep.parent_id, "tune_trial_id": "000"}
+    run = client.create_run(sweep.experiment_id, tags=cut_off)
+    assert rank(tracker, sweep.parent_id) == []
+    assert tracker.trial_run(sweep, "000", SETTINGS) == run.info.run_id
+    (row,) = rank(tracker, sweep.parent_id)
+    assert (row.a1, row.state) == (4, "running")
+
+
+def test_a_resumed_trial_runs_until_it_ends_again(tracker):
+    sweep = start(tracker, "resumed")
+    run_id = tracker.trial_run(sweep, "000", SETTINGS)
+    states = []
+    for state in ("stopped", "finished"):
+        tracker.trial_run(sweep, "000", SETTINGS)
+        states += [trial.state for trial in tracker.trials(sweep.parent_id)]
+        tracker.end(run_id, state)
+        states += [trial.state for trial in tracker.trials(sweep.parent_id)]
+    assert states == ["running", "stopped", "running", "finished"]
+
+
+def test_a_trial_that_never_started_is_a_failed_run(tracker, monkeypatch):
+    monkeypatch.setattr("tune.callback.ray.get", lambda result: result)
+    sweep = start(tracker, "no actor")
+    states = RunStates(tracker, sweep, MagicMock(), Stop())
+    config = {"number": 3, "settings": SETTINGS}
+    states.on_trial_error(0, [], SimpleNamespace(config=config))
+    (row,) = rank(tracker, sweep.parent_id)
+    assert (row.key, row.state) == ("003", "failed")
 
 
 @pytest.mark.parametrize("subject", ["nobody", "o'neil", "a/b.c%"])
