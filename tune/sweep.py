@@ -97,6 +97,7 @@ class _Sweep:
                 self._folder.name,
                 params=shared_params(self._config),
                 tags=provenance(),
+                is_resumed=self._config.resume,
             )
         state = "failed"
         try:

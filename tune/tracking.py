@@ -54,11 +54,28 @@ class Tracker:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
     def start_sweep(
-        self, subject: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        subject: str,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        is_resumed: bool = False,
     ) -> SweepRun:
-        """Get or create the parent run of sweep `name`."""
+        """Create the parent run of sweep `name`, or get that of a resumed one.
+
+        Raises: KronaError if a new sweep's name has trials already.
+        """
         experiment_id = self._experiment(experiment_name(subject))
         run = self._find(experiment_id, {SWEEP_TAG: name})
+        if run is not None and not is_resumed:
+            if self.trials(run.info.run_id):
+                raise KronaError(
+                    f"sweep '{name}' of {subject} is recorded in {self.uri} already; give another "
+                    "--name, or --resume to continue it"
+                )
+            self._client.delete_run(run.info.run_id)  # params of a run cannot be corrected
+            run = None
         if run is None:
             run = self._client.create_run(
                 experiment_id, run_name=name, tags={**tags, SWEEP_TAG: name, SUBJECT_TAG: subject}

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -68,7 +69,26 @@ def test_a_trial_is_a_child_run_with_all_settings_and_is_found_again(tracker, cl
     assert run.data.tags["version.x"] == "1"
     expected = {name: str(value) for name, value in SETTINGS.items()}
     assert run.data.params == expected | {"base": "toyland"}
-    assert start(tracker, "child").parent_id == sweep.parent_id
+
+
+def start_again(tracker: Tracker, subject: str, **options: Any) -> SweepRun:
+    return tracker.start_sweep(subject, "one", params={"base": "sdxl"}, tags={}, **options)
+
+
+def test_a_new_sweep_is_not_recorded_onto_an_older_one_of_its_name(tracker):
+    sweep = start(tracker, "again")
+    tracker.trial_run(sweep, "000", SETTINGS)
+    with pytest.raises(KronaError, match=r"'one' of again is recorded .* another --name"):
+        start_again(tracker, "again")
+    assert start_again(tracker, "again", is_resumed=True).parent_id == sweep.parent_id
+
+
+def test_a_sweep_that_failed_before_its_first_trial_starts_again_with_new_settings(tracker, client):
+    failed = start(tracker, "corrected")
+    tracker.end(failed.parent_id, "failed")
+    sweep = start_again(tracker, "corrected")
+    assert client.get_run(sweep.parent_id).data.params == {"base": "sdxl"}
+    assert tracker.newest_sweep("corrected").run_id == sweep.parent_id != failed.parent_id
 
 
 def test_curves_keep_their_steps_and_images_make_a_grid(tracker, client, folder):
