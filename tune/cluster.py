@@ -4,13 +4,16 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 import ray.train
+from ray.autoscaler.sdk import request_resources
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from krona.errors import KronaError
 from tune.plan import Plan, SlotConfig
 from tune.search import Stop
 from tune.slot import run_slot
@@ -30,12 +33,14 @@ ENVIRONMENT = {
 MAX_RESTARTS = 100
 JOIN_S = 15.0  # a slot leaves at its next report; what takes longer ends with Ray
 START_ATTEMPTS = 3
+NODES_S = 1200.0  # a cloud's node is started, and Python's packages are installed on it
+POLL_S = 1.0
 OBJECT_STORE_BYTES = 200 * 2**20  # only settings and numbers pass through it
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[dict[str, float]]:
-    """Join the cluster at `address`, or start Ray here; yield its resources."""
+def ray_session(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address`, or start Ray here."""
     os.environ.update(ENVIRONMENT | os.environ)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it logs, the sweep says better
     is_ours = not ray.is_initialized()
@@ -43,10 +48,32 @@ def ray_session(address: str | None) -> Iterator[dict[str, float]]:
     if is_ours:
         _join_ray(address) if address else _start_ray()
     try:
-        yield ray.cluster_resources()
+        yield
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def node_resources(min_gpus: int | None = None) -> list[dict[str, float]]:
+    """The resources of each node, once all have `min_gpus`; an autoscaler is told to add them.
+
+    Raises: KronaError if there are fewer after NODES_S.
+    """
+    if min_gpus is None:
+        return _alive_nodes()
+    deadline = time.monotonic() + NODES_S
+    request_resources(bundles=[{"GPU": 1}] * min_gpus)
+    try:
+        while (found := sum(node.get("GPU", 0) for node in _alive_nodes())) < min_gpus:
+            if time.monotonic() > deadline:
+                raise KronaError(
+                    f"the cluster has {found:g} GPUs after {NODES_S / 60:g} minutes, not"
+                    f" min_gpus={min_gpus}; ask for fewer, or see what `ray status` says"
+                )
+            time.sleep(POLL_S)
+    finally:
+        request_resources()  # the slots hold the nodes from here on, and no longer than they run
+    return _alive_nodes()
 
 
 @contextlib.contextmanager
@@ -88,6 +115,10 @@ def _fit(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> None:
     if not stop.requested:
         stop.requested, stop.error = True, error
         ray.get(config.broker.close.remote(error))
+
+
+def _alive_nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _join_ray(address: str) -> None:

@@ -3,7 +3,8 @@
 Imports nothing heavy: Ray Train's controller reads a SlotConfig too.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from krona.errors import KronaError
 from tune.config import ExperimentConfig
 from tune.settings import SweepConfig
 
-MAX_CPU_SLOTS = 4  # each holds a copy of the base; torch threads use the cores beyond
+MAX_CPU_SLOTS = 4  # of a node; each holds a copy of the base; torch threads use the cores beyond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,29 +38,29 @@ class SlotConfig:
     pack: int | Literal["auto"] = 1
 
 
-def make_plan(config: SweepConfig, resources: Mapping[str, float]) -> Plan:
-    """Fit `config` to the resources of a cluster.
+def make_plan(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> Plan:
+    """Fit `config` to the nodes of a cluster; every slot gets the same share of its node.
 
-    Raises: KronaError if more slots are asked for than there is room.
+    Args:
+        nodes: the resources of each, "CPU" and "GPU" among them.
+    Raises: KronaError if the nodes do not hold as many slots as are asked for, or none.
     """
-    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-    if gpus:
-        room = int(gpus / config.gpus_per_slot)
-        slots = config.slots or max(1, min(room, config.num_trials))
-    else:
-        room = cpus // (config.cpus_per_slot or 1)
-        slots = config.slots or _cpu_slots(config, cpus)
-    threads = config.cpus_per_slot or max(1, cpus // max(slots, 1))
-    if slots > room or slots * threads > cpus:
+    gpus = config.gpus_per_slot if any(node.get("GPU") for node in nodes) else 0.0
+    cpus = config.cpus_per_slot or 1
+    room = _room(nodes, gpus=gpus, cpus=cpus)
+    is_even = not gpus and config.cpus_per_slot is None
+    most = sum(_even_slots(node, config.num_trials) for node in nodes) if is_even else room
+    slots = config.slots or max(1, min(most, config.num_trials))
+    if slots > room:
+        shares = {f"{node.get('CPU', 0):g} cores and {node.get('GPU', 0):g} GPUs" for node in nodes}
         raise KronaError(
-            f"{slots} slots of {config.gpus_per_slot if gpus else 0:g} GPUs and {threads} CPU cores"
-            f" do not fit into {gpus:g} GPUs and {cpus} cores; ask for fewer slots"
+            f"{slots} slots of {cpus} cores and {gpus:g} GPUs do not fit: nodes of"
+            f" {', '.join(sorted(shares))} have room for {room}; ask for fewer or smaller slots"
         )
-    return Plan(
-        slots=slots,
-        gpus_per_slot=config.gpus_per_slot if gpus else 0.0,
-        cpus_per_slot=threads,
-    )
+    if config.cpus_per_slot is None:
+        rising = range(1, int(max(node.get("CPU", 0) for node in nodes)) + 1)
+        cpus = max(n for n in rising if _room(nodes, gpus=gpus, cpus=n) >= slots)
+    return Plan(slots=slots, gpus_per_slot=gpus, cpus_per_slot=cpus)
 
 
 def trials_at_once(config: SweepConfig, plan: Plan, pack: int) -> int:
@@ -67,9 +68,19 @@ def trials_at_once(config: SweepConfig, plan: Plan, pack: int) -> int:
     return min(config.max_concurrent or plan.slots * pack, config.num_trials)
 
 
-def _cpu_slots(config: SweepConfig, cpus: int) -> int:
-    """As many slots as share the cores out evenly, up to MAX_CPU_SLOTS and the trials."""
-    if config.cpus_per_slot:
-        return max(1, min(cpus // config.cpus_per_slot, config.num_trials))
-    most = max(1, min(MAX_CPU_SLOTS, cpus, config.num_trials))
-    return next(slots for slots in range(most, 0, -1) if cpus % slots == 0)
+def _room(nodes: Sequence[Mapping[str, float]], *, gpus: float, cpus: int) -> int:
+    """How many slots of these shares the nodes hold; none reaches over two nodes."""
+    return sum(
+        min(
+            int(node.get("CPU", 0)) // cpus,
+            int(node.get("GPU", 0) / gpus) if gpus else sys.maxsize,
+        )
+        for node in nodes
+    )
+
+
+def _even_slots(node: Mapping[str, float], trials: int) -> int:
+    """As many slots as share a node's cores out evenly, up to MAX_CPU_SLOTS and the trials."""
+    cpus = int(node.get("CPU", 0))
+    most = min(MAX_CPU_SLOTS, cpus, trials)
+    return max((slots for slots in range(1, most + 1) if cpus % slots == 0), default=0)

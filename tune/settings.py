@@ -38,6 +38,9 @@ class SweepConfig:
     """Copies of the base that train [default: one per GPU, else from the CPU cores]."""
     gpus_per_slot: float = 1.0
     """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU."""
+    min_gpus: int | None = None
+    """GPUs to wait for where a cluster's nodes still start; an autoscaler is told to start as many
+    [default: those that are there]."""
     pack: int | Literal["auto"] = 1
     """Trials that a slot trains at once over one copy of the base; more are faster on a device
     that one trial does not fill, and the search learns from fewer finished ones. 'auto' is as many
@@ -62,7 +65,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.name is not None:
             check_name("sweep", self.name, "--name")
-        for name in ("trials", "steps", "slots", "pack", "cpus_per_slot", "max_concurrent"):
+        counts = ("trials", "steps", "slots", "min_gpus", "pack", "cpus_per_slot", "max_concurrent")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")

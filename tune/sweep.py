@@ -13,7 +13,7 @@ from rich.console import Console
 from krona.errors import KronaError
 from tune.broker import Broker, JobError
 from tune.callback import RunStates
-from tune.cluster import ray_session, slots
+from tune.cluster import node_resources, ray_session, slots
 from tune.conclusion import conclude, sheet_job
 from tune.folder import SweepFolder, open_folder
 from tune.plan import Plan, SlotConfig, make_plan, trials_at_once
@@ -49,8 +49,9 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> SweepResul
     """
     console = console or Console()
     folder, config = open_folder(config)
-    with ray_session(config.address) as resources:
-        plan = make_plan(config, resources)
+    with ray_session(config.address):
+        with console.status("waiting for the cluster's nodes"):
+            plan = make_plan(config, node_resources(config.min_gpus))
         broker = ray.remote(num_cpus=0, resources=HEAD)(Broker).remote()
         stop = Stop()
         with slots(_slot_config(config, folder, plan, broker), plan, folder.ray, stop):
@@ -84,7 +85,8 @@ class _Sweep:
 
     def run(self) -> SweepResult:
         """Open the MLflow store while the slots load, search, conclude."""
-        slots = f"{self._plan.slots} slots with {self._plan.cpus_per_slot} cores each"
+        plan = self._plan
+        slots = f"{plan.slots} slots of {plan.cpus_per_slot} cores and {plan.gpus_per_slot:g} GPUs"
         self._console.print(
             f"sweep {self._folder.name}: {self._config.num_trials} trials, {slots}, "
             f"recorded in {self._config.tracking()}",
