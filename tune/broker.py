@@ -58,12 +58,22 @@ class Broker:
     # The driver and its trials.
 
     async def facts(self) -> dict[str, Any]:
-        """Wait for the first slot that is ready; what it knows of base and subject."""
-        await self._until(lambda: self._facts is not None)
-        return self._facts or {}
+        """Wait for the first slot that is ready; what it knows of base and subject.
+
+        Raises: JobError with what a slot was dismissed for; SweepClosedError.
+        """
+        await self._until(lambda: self._facts is not None or self._is_over)
+        if self._facts is None:
+            raise JobError(self._error) if self._error else SweepClosedError()
+        return self._facts
 
     async def submit(self, job: Job) -> None:
-        """Put a job at the end of the queue."""
+        """Put a job at the end of the queue.
+
+        Raises: SweepClosedError.
+        """
+        if self._closed:
+            raise SweepClosedError
         self._entries[job.key] = _Entry(job)
         self._queue.append(job.key)
         await self._notify()
@@ -71,7 +81,7 @@ class Broker:
     async def next_report(self, key: str) -> dict[str, Any] | None:
         """Wait for the job's next report; None after the last. Coming back settles the one before.
 
-        Raises: JobError with the job's error; SweepClosedError.
+        Raises: JobError with the job's error.
         """
         entry = self._entries[key]
         entry.num_handled = entry.num_reported - len(entry.reports)
@@ -91,14 +101,23 @@ class Broker:
 
     async def close(self, error: str | None = None) -> None:
         """End the sweep: cancel what runs, send every waiting slot and trial home."""
-        self._closed, self._error = True, error
+        self._closed, self._error = True, self._error or error
         for entry in list(self._entries.values()):
             if entry.state == "open":
-                entry.error = error or "the sweep was stopped"
+                entry.error = self._error or "the sweep was stopped"
                 await self._end(entry, "cancelled")
         await self._notify()
 
+    async def error(self) -> str | None:
+        """What the slots were dismissed for, or the sweep was closed for."""
+        return self._error
+
     # The slots.
+
+    async def dismiss(self, error: str) -> None:
+        """Send all slots home. Trials wait for close(): they have not failed."""
+        self._error = self._error or error
+        await self._notify()
 
     async def register(self, slot: int, facts: dict[str, Any]) -> None:
         """Say that a slot is ready, and what it knows; its earlier jobs are queued again."""
@@ -115,11 +134,8 @@ class Broker:
 
     async def take(self, slot: int, *, wait: bool) -> Job | None:
         """The next job; None when there is none (or, with `wait`, when the sweep is over)."""
-        try:
-            await self._until(lambda: bool(self._queue) or not wait)
-        except (JobError, SweepClosedError):
-            return None
-        if not self._queue:
+        await self._until(lambda: bool(self._queue) or not wait or self._is_over)
+        if self._is_over or not self._queue:
             return None
         entry = self._entries[self._queue.popleft()]
         entry.slot = slot
@@ -136,9 +152,11 @@ class Broker:
         number = entry.num_reported
         await self._notify()
         if wait:
-            judged = self._until(lambda: entry.num_handled >= number or entry.state != "open")
+            judged = self._until(
+                lambda: entry.num_handled >= number or not self._is_current(entry, job)
+            )
             # a trial that is slow to judge must not hold the slot
-            with contextlib.suppress(TimeoutError, JobError, SweepClosedError):
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(judged, VERDICT_S)
         return self._is_current(entry, job)
 
@@ -151,8 +169,13 @@ class Broker:
 
     # Inside.
 
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self._error is not None
+
     def _is_current(self, entry: _Entry, job: Job) -> bool:
-        return entry.state == "open" and entry.job.attempt == job.attempt
+        is_open = entry.state == "open" and not self._is_over
+        return is_open and entry.job.attempt == job.attempt
 
     async def _end(self, entry: _Entry, state: Literal["done", "cancelled"]) -> None:
         entry.state = state
@@ -166,6 +189,4 @@ class Broker:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: condition() or self._closed)
-        if not condition():
-            raise JobError(self._error) if self._error else SweepClosedError()
+            await self._changed.wait_for(condition)

@@ -113,8 +113,9 @@ def _fit(config: SlotConfig, plan: Plan, folder: Path, stop: Stop) -> None:
     except Exception as failure:
         error = f"the slots could not be kept running: {failure}"
     if not stop.requested:
-        stop.requested, stop.error = True, error
-        ray.get(config.broker.close.remote(error))
+        stop.error = ray.get(config.broker.error.remote()) or error
+        stop.requested = True  # before the trials hear of it: the study must not hold them failed
+        ray.get(config.broker.close.remote(stop.error))
 
 
 def _alive_nodes() -> list[dict[str, float]]:

@@ -38,7 +38,7 @@ def run_slot(loop_config: dict[str, SlotConfig]) -> None:
             resident = module.Resident.load(config.experiment)
             pack = config.pack if config.pack != "auto" else resident.pack_size()
         except Exception as error:  # no slot will do better: this ends the sweep
-            ray.get(config.broker.close.remote(failure_text(error)))
+            ray.get(config.broker.dismiss.remote(failure_text(error)))
             return
     facts = {
         "valid_factors": resident.valid_factors,

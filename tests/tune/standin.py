@@ -50,6 +50,8 @@ class Resident:
     def load(cls, config: ExperimentConfig) -> "Resident":
         if config.subject == "nobody":
             raise KronaError("unknown subject 'nobody'; did you mean 'monster'?")
+        if config.photos and not config.photos.exists():
+            raise KronaError(f"no photos in {config.photos.name}")
         return cls(config)
 
 

@@ -151,6 +151,43 @@ def test_closing_sends_slots_home_and_tells_the_trials_why():
     run(scenario())
 
 
+def test_dismissed_slots_go_home_and_trials_wait_for_the_driver_to_close():
+    async def scenario() -> None:
+        broker = Broker()
+        for key in ("a", "b"):
+            await broker.submit(job(key))
+        taken = await take(broker)
+        trial = asyncio.create_task(broker.next_report("a"))
+        verdict = asyncio.create_task(broker.report(taken, {"step": 1}, wait=True))
+        assert await trial == {"step": 1}
+        trial = asyncio.create_task(broker.next_report("b"))
+        await broker.dismiss("the photos are gone")
+        assert await asyncio.wait_for(verdict, SOON_S) is False
+        assert await broker.take(1, wait=True) is None
+        await broker.finish(taken)
+        assert not trial.done()
+        assert await broker.error() == "the photos are gone"
+        await broker.close("the slots ended")
+        with pytest.raises(JobError, match="the photos are gone"):
+            await trial
+        with pytest.raises(JobError):
+            await broker.next_report("a")
+
+    run(scenario())
+
+
+def test_the_driver_hears_at_once_of_a_slot_that_cannot_load():
+    async def scenario() -> None:
+        broker = Broker()
+        facts = asyncio.create_task(broker.facts())
+        await asyncio.sleep(0)
+        await broker.dismiss("no photos")
+        with pytest.raises(JobError, match="no photos"):
+            await facts
+
+    run(scenario())
+
+
 def test_closing_without_an_error_ends_waiting_trials():
     async def scenario() -> None:
         broker = Broker()

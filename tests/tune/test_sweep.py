@@ -264,3 +264,27 @@ def test_resume_after_the_driver_was_killed_repeats_no_finished_trial(folder, tm
 def test_a_subject_that_cannot_be_loaded_ends_the_sweep_with_its_own_words(folder):
     with pytest.raises(KronaError, match="unknown subject 'nobody'"):
         sweep(tiny_config(folder, name="nobody", subject="nobody"))
+
+
+def test_a_slot_that_cannot_load_again_ends_the_sweep_and_fails_no_trial(folder, tmp_path):
+    config = tiny_config(folder, name="unloadable", identifier="slow", trials=1)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+
+    def misfortune() -> None:
+        wait_for(lambda: state_step(folder, "unloadable", "000") >= 5)
+        photos.rmdir()
+        os.kill(starts(folder, "unloadable", "000")[0][1], signal.SIGKILL)
+
+    thread = threading.Thread(target=misfortune)
+    thread.start()
+    with pytest.raises(KronaError, match="no photos in photos"):
+        sweep(replace(config, experiment=replace(config.experiment, photos=photos)))
+    thread.join()
+    assert [trial.state for trial in study(folder, "unloadable").trials] == [TrialState.RUNNING]
+
+    photos.mkdir()
+    resumed = sweep(replace(config, resume=True))
+    assert resumed.is_complete
+    assert [row.state for row in resumed.rows] == ["finished"]
+    assert starts(folder, "unloadable", "000")[1][0] > 1
