@@ -139,6 +139,14 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
             for step, value in sorted(past.intermediate_values.items()):
                 self._brackets[0].on_result(_Past(past.number), step, value)
 
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        """Let a trial that is resumed under a new Tune id keep its own scores of before."""
+        super().on_trial_add(controller, trial)
+        past = _Past(trial.config["number"]).trial_id
+        for _, recorded in self._brackets[0]._rungs:
+            if past in recorded:
+                recorded[trial.trial_id] = recorded.pop(past)
+
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue, or stop a trial whose score is in the lower half at this step."""
         decision: str = super().on_trial_result(controller, trial, result)

@@ -112,10 +112,14 @@ def test_trials_that_end_with_the_sweep_are_left_to_be_resumed(open_search):
     assert states(search) == [TrialState.RUNNING]
 
 
+def tune_trial(name: str, *, number: int = 99, is_default: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=name, config={"number": number, "paper_default": is_default})
+
+
 def decisions(pruner: Pruner, step: int, scores: dict[str, float], default: str = "") -> dict:
     made = {}
     for name, score in scores.items():
-        trial = SimpleNamespace(trial_id=name, config={"paper_default": name == default})
+        trial = tune_trial(name, is_default=name == default)
         if name not in pruner._trial_info:
             pruner.on_trial_add(None, trial)
         made[name] = pruner.on_trial_result(None, trial, result(step, score))
@@ -133,7 +137,7 @@ def test_pruner_stops_the_lower_half_at_a_quarter_and_never_the_default(open_sea
 
 def test_pruner_ignores_reports_without_a_score(open_search):
     pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
-    trial = SimpleNamespace(trial_id="a", config={"paper_default": False})
+    trial = tune_trial("a")
     pruner.on_trial_add(None, trial)
     assert pruner.on_trial_result(None, trial, {"step": 5}) == TrialScheduler.CONTINUE
 
@@ -146,3 +150,20 @@ def test_pruner_of_a_resumed_sweep_knows_the_scores_of_before(open_search):
         search.on_trial_complete(name, result(20, score, is_final=True))
     pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
     assert decisions(pruner, 5, {"new": 0.4}) == {"new": TrialScheduler.STOP}
+
+
+def test_a_resumed_trial_stands_once_in_a_rung_with_its_score_at_that_step(open_search):
+    search = open_search()
+    for name, scores in (("a", {5: 0.5, 10: 0.6}), ("b", {5: 0.7, 10: 0.8})):
+        search.suggest(name)
+        for step, score in scores.items():
+            search.on_trial_result(name, result(step, score))
+    pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
+    resumed = tune_trial("again", number=0)
+    pruner.on_trial_add(None, resumed)
+    assert pruner.on_trial_result(None, resumed, result(15, 0.1)) == TrialScheduler.CONTINUE
+    assert dict(pruner._brackets[0]._rungs) == {
+        20: {},
+        10: {"again": 0.6, "past-1": 0.8},
+        5: {"again": 0.5, "past-1": 0.7},
+    }
