@@ -52,13 +52,15 @@ def best_sheet(
     return contact_sheet(rows, columns=list(dict.fromkeys(resident.subject.instance_prompts)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Trial:
     """One adapter on its way from first to last step; the base holds it only while it advances."""
 
     settings: TrialSettings
     run: Run
     workdir: Path
+    untold: Record | Exception | None = None
+    """What its last steps gave, until it is reported."""
 
 
 def start_trial(
@@ -87,20 +89,17 @@ def start_trial(
 def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
     """Train trials together up to the next report of any; evaluations carry scores and images.
 
-    A trial that was resumed at its last step is only scored, so that its end is told.
+    A trial that was resumed at its last step is only scored, so that its end is told; so is one
+    whose evaluation failed in the call before.
     Returns: for each trial its report, or what ended it, or None if it has nothing to say yet.
-    Raises: what concerns them all, such as torch.OutOfMemoryError; they are then as before.
+    Raises: what concerns them all, such as torch.OutOfMemoryError; none has then lost a report.
     """
-    is_open = [trial for trial in trials if not trial.run.is_done]
+    is_open = [trial for trial in trials if trial.untold is None and not trial.run.is_done]
     records = advance(resident.base, [trial.run for trial in is_open]) if is_open else []
-    said = dict(zip(map(id, is_open), records, strict=True))
-    evaluations = _evaluate(
-        resident, [trial for trial in trials if _is_evaluated(resident, trial, said.get(id(trial)))]
-    )
-    return [
-        _outcome(resident, trial, said.get(id(trial)), evaluations.get(id(trial)))
-        for trial in trials
-    ]
+    for trial, record in zip(is_open, records, strict=True):
+        trial.untold = record
+    evaluations = _evaluate(resident, [trial for trial in trials if _is_evaluated(resident, trial)])
+    return [_outcome(resident, trial, evaluations.get(id(trial))) for trial in trials]
 
 
 def run_experiment(
@@ -122,9 +121,9 @@ def run_experiment(
         is_done = trial.run.is_done
 
 
-def _is_evaluated(resident: Resident, trial: Trial, record: object) -> bool:
+def _is_evaluated(resident: Resident, trial: Trial) -> bool:
     is_at_evaluation = trial.run.state.step % resident.eval_every(trial.settings) == 0
-    return trial.run.is_done or (isinstance(record, Record) and is_at_evaluation)
+    return trial.run.is_done or (isinstance(trial.untold, Record) and is_at_evaluation)
 
 
 def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluation]:
@@ -143,12 +142,10 @@ def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluati
 
 
 def _outcome(
-    resident: Resident,
-    trial: Trial,
-    record: Record | Exception | None,
-    evaluation: Evaluation | None,
+    resident: Resident, trial: Trial, evaluation: Evaluation | None
 ) -> Report | Exception | None:
-    """Tell of a record; at an evaluation also save adapter and state."""
+    """Tell what is untold; at an evaluation also save adapter and state."""
+    record, trial.untold = trial.untold, None
     if isinstance(record, Exception):
         return record
     metrics = {} if record is None else _metrics(record)

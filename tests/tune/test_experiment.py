@@ -154,6 +154,27 @@ def test_evaluations_that_do_not_fit_together_are_made_one_by_one(
     assert all(isinstance(outcome, Report) and outcome.is_evaluation for outcome in outcomes)
 
 
+def test_an_evaluation_short_of_memory_is_made_at_the_next_call(
+    resident: Resident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(base: Any, adapters: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    due = start_trial(resident, SETTINGS, tmp_path / "due")
+    other = start_trial(resident, SETTINGS | {"seed": 4}, tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(resident.scorer, "evaluate_each", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            advance_trials(resident, [due, other])
+    (report,) = advance_trials(resident, [due])
+    assert isinstance(report, Report)
+    assert (report.step, report.is_evaluation) == (2, True)
+    assert {"balance", "train_loss"} <= report.metrics.keys()
+    assert load_adapter(tmp_path / "due" / ADAPTER_FILE)[1].steps == 2
+    reports = advance_trials(resident, [due, other])
+    assert [report.step for report in reports if isinstance(report, Report)] == [4, 2]
+
+
 @pytest.mark.parametrize(
     ("eval_every", "steps"), [(1, 1), (10, 10), (25, 25), (40, 20), (50, 25), (53, 53), (125, 25)]
 )
