@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 VERDICT_S = 5.0
-MAX_ATTEMPTS = 3
+MAX_LOSSES = 3
 
 
 class JobError(Exception):
@@ -40,6 +40,8 @@ class _Entry:
     reports: deque[dict[str, Any]] = field(default_factory=deque)
     num_handled: int = 0
     num_reported: int = 0
+    num_losses: int = 0
+    """Slots that died with the job since its last evaluation."""
     state: Literal["open", "done", "cancelled"] = "open"
     error: str | None = None
 
@@ -125,8 +127,12 @@ class Broker:
         for key, entry in list(self._entries.items()):
             if entry.slot == slot and entry.state == "open":
                 entry.slot = None
-                if entry.job.attempt >= MAX_ATTEMPTS:
-                    entry.error = f"its slot died {MAX_ATTEMPTS} times; memory may be short"
+                entry.num_losses += 1
+                if entry.num_losses >= MAX_LOSSES:
+                    entry.error = (
+                        f"its slot died {MAX_LOSSES} times before the next evaluation;"
+                        " memory may be short"
+                    )
                     await self._end(entry, "done")
                 else:
                     self._queue.appendleft(key)
@@ -143,7 +149,11 @@ class Broker:
         return entry.job
 
     async def report(self, job: Job, metrics: dict[str, Any], *, wait: bool) -> bool:
-        """Hand on a report; with `wait`, until the trial has judged it. False: stop the job."""
+        """Hand on a report; with `wait`, until the trial has judged it. False: stop the job.
+
+        Args:
+            wait: it is an evaluation's, which the job would resume from.
+        """
         entry = self._entries[job.key]
         if not self._is_current(entry, job):
             return False
@@ -152,6 +162,7 @@ class Broker:
         number = entry.num_reported
         await self._notify()
         if wait:
+            entry.num_losses = 0
             judged = self._until(
                 lambda: entry.num_handled >= number or not self._is_current(entry, job)
             )

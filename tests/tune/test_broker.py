@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from tune.broker import MAX_ATTEMPTS, Broker, Job, JobError, SweepClosedError
+from tune.broker import MAX_LOSSES, Broker, Job, JobError, SweepClosedError
 
 SOON_S = 2.0
 
@@ -112,12 +112,32 @@ def test_a_job_that_kills_its_slot_again_and_again_fails():
     async def scenario() -> None:
         broker = Broker()
         await broker.submit(job("a"))
-        for _ in range(MAX_ATTEMPTS):
-            await take(broker)
+        for _ in range(MAX_LOSSES):
+            await broker.report(await take(broker), {"step": 1}, wait=False)
             await broker.register(0, {})
+        for _ in range(MAX_LOSSES):
+            assert await broker.next_report("a") == {"step": 1}
         with pytest.raises(JobError, match="died 3 times"):
             await broker.next_report("a")
         assert await broker.take(0, wait=False) is None
+
+    run(scenario())
+
+
+def test_a_job_that_is_evaluated_between_losses_goes_on():
+    async def scenario() -> None:
+        broker = Broker()
+        await broker.submit(job("a"))
+        trial = asyncio.create_task(broker.next_report("a"))
+        for step in range(2 * MAX_LOSSES):
+            taken = await take(broker)
+            verdict = asyncio.create_task(broker.report(taken, {"step": step}, wait=True))
+            assert await trial == {"step": step}
+            trial = asyncio.create_task(broker.next_report("a"))
+            assert await verdict
+            await broker.register(0, {})
+        assert (await take(broker)).attempt == 2 * MAX_LOSSES + 1
+        trial.cancel()
 
     run(scenario())
 
