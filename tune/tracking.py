@@ -14,7 +14,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors import safe_open
@@ -165,12 +165,11 @@ class Tracker:
         """The newest sweep of a subject, or of all. Raises: KronaError if there is none."""
         if subject is None:
             named = f"name LIKE '{experiment_name('%')}'"
-            experiments = self._client.search_experiments(filter_string=named)
+            found: list[Experiment | None] = [*self._client.search_experiments(filter_string=named)]
         else:
-            found = self._client.get_experiment_by_name(experiment_name(subject))
-            experiments = [found] if found else []
+            found = [self._client.get_experiment_by_name(experiment_name(subject))]
         runs = self._client.search_runs(
-            [experiment.experiment_id for experiment in experiments],
+            [experiment.experiment_id for experiment in found if experiment],
             f"tags.`{SWEEP_TAG}` LIKE '%'",
             max_results=1,
             order_by=["attributes.start_time DESC"],
