@@ -1,6 +1,9 @@
 """How images are made for a score: the settings of the sampler, equal for every adapter."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from krona.errors import KronaError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,3 +18,17 @@ class Protocol:
     """Weight of classifier-free guidance."""
     sampling_seed: int = 1
     """Seed of the starting noise; image i of prompt j has the same noise in every trial."""
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_prompt", "sampling_steps"):
+            if getattr(self, name) < 1:
+                raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
+
+    def sampling(self) -> dict[str, Any]:
+        """The options of krona.sample.sample() that it means."""
+        return {
+            "num_per_prompt": self.images_per_prompt,
+            "steps": self.sampling_steps,
+            "guidance_scale": self.guidance_scale,
+            "seed": self.sampling_seed,
+        }

@@ -112,14 +112,7 @@ class Scorer:
         return sample(base, prompts, **self._sampling())
 
     def _sampling(self) -> dict[str, Any]:
-        """The options of sample_each() that the protocol means."""
-        return {
-            "num_per_prompt": self.protocol.images_per_prompt,
-            "steps": self.protocol.sampling_steps,
-            "guidance_scale": self.protocol.guidance_scale,
-            "seed": self.protocol.sampling_seed,
-            "cache": self._cache,
-        }
+        return {**self.protocol.sampling(), "cache": self._cache}
 
     def _calibrate(self, base: Base, photos: Photos) -> Anchors:
         key = {

@@ -8,8 +8,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from krona.errors import KronaError
 from tune.commands.sample import sample
+from tune.commands.sweep import sweep
+from tune.commands.train import train
 from tune.commands.ui import ui
+from tune.config import ExperimentConfig, TrialSettings
+from tune.settings import SweepConfig
 
 KRONA = Path(sys.executable).with_name("krona")
 COMMANDS = ("sweep", "train", "sample", "eval", "best", "plan", "export", "ui", "doctor")
@@ -40,6 +45,11 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["sample", "a toy", "--adapter", "none.safetensors"], "none.safetensors"),
         (["plan", "--base", "sd15", "--factors", "48x64"], "nearest 40 and 64"),
         (["best"], "make sweep"),
+        (["sample"], "no prompt says what to draw"),
+        (["sample", "a toy", "--images-per-prompt", "0"], "images_per_prompt=0 must be 1"),
+        (["train", "--sampling-steps", "0"], "sampling_steps=0 must be 1 or more"),
+        (["train", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["eval", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
@@ -93,6 +103,19 @@ def test_a_sampled_prompt_has_the_article_that_the_subject_takes(
     monkeypatch.setattr("krona.sample.sample", drawn)
     sample(("a {} on the beach", "an old {}"), output=tmp_path, images_per_prompt=1)
     assert asked == ["an ohwx dog on the beach", "an old ohwx dog"]
+
+
+def test_output_that_cannot_be_a_folder_is_refused_before_anything_is_loaded(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(KronaError, match=r"--output .*file is a file; name a folder"):
+        sample(("a toy",), output=file)
+    with pytest.raises(KronaError, match=r"--output .*file/x: .*file is a file"):
+        train(ExperimentConfig(), TrialSettings(), output=file / "x")
+    with pytest.raises(KronaError, match=r"--storage .*file is a file"):
+        sweep(SweepConfig(storage=file))
 
 
 def test_doctor_reports_every_part(tmp_path: Path) -> None:

@@ -46,10 +46,20 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no
 
 
 class Tracker:
-    """Reads and writes one MLflow store."""
+    """Reads and writes one MLflow store.
+
+    Raises: KronaError if it cannot be opened.
+    """
 
     def __init__(self, uri: str) -> None:
-        self._client = MlflowClient(uri)
+        try:
+            self._client = MlflowClient(uri)
+        except Exception as error:  # MLflow's, SQLAlchemy's, or of a database driver not installed
+            raise KronaError(
+                f"MLflow store {uri} cannot be opened; give a database or a server, such as "
+                "sqlite:///mlflow.db or http://127.0.0.1:5000 (--tracking-uri, "
+                f"$MLFLOW_TRACKING_URI): {str(error).splitlines()[0]}"
+            ) from error
         self.uri = uri
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -165,11 +175,12 @@ class Tracker:
         """The newest sweep of a subject, or of all. Raises: KronaError if there is none."""
         if subject is None:
             named = f"name LIKE '{experiment_name('%')}'"
-            found: list[Experiment | None] = [*self._client.search_experiments(filter_string=named)]
+            experiments: list[Experiment] = self._client.search_experiments(filter_string=named)
         else:
-            found = [self._client.get_experiment_by_name(experiment_name(subject))]
+            found = self._client.get_experiment_by_name(experiment_name(subject))
+            experiments = [found] if found else []
         runs = self._client.search_runs(
-            [experiment.experiment_id for experiment in found if experiment],
+            [experiment.experiment_id for experiment in experiments],
             f"tags.`{SWEEP_TAG}` LIKE '%'",
             max_results=1,
             order_by=["attributes.start_time DESC"],

@@ -229,6 +229,13 @@ def test_a_trial_that_never_started_is_a_failed_run(tracker, monkeypatch):
     assert (row.key, row.state) == ("003", "failed")
 
 
+@pytest.mark.parametrize("uri", ["{}/mlruns", "sqlite:///{}/notes.txt", "ftp://store"])
+def test_what_is_no_store_is_refused_with_what_is_one(uri, tmp_path):
+    (tmp_path / "notes.txt").write_text("this is no database\n" * 99)
+    with pytest.raises(KronaError, match=r"cannot be opened; .* sqlite:///mlflow\.db"):
+        Tracker(uri.format(tmp_path))
+
+
 @pytest.mark.parametrize("subject", ["nobody", "o'neil", "a/b.c%"])
 def test_no_sweep_yet_is_said_so(tracker, subject):
     with pytest.raises(KronaError, match=f"no sweep of {subject}"):

@@ -34,21 +34,26 @@ def sample(
         tracking_uri: MLflow store of the run [default: $MLFLOW_TRACKING_URI or
             sqlite:///mlflow.db].
     """
+    from evals.protocol import Protocol
     from evals.sheet import contact_sheet
     from krona import sample as sampling
+    from krona.errors import KronaError
     from krona.subject import fill
     from tune.adapted import load_adapted
+    from tune.checks import check_folder
 
+    if not prompts:
+        raise KronaError("no prompt says what to draw; give one: krona sample 'a toy on the beach'")
+    protocol = Protocol(
+        images_per_prompt=images_per_prompt,
+        sampling_steps=sampling_steps,
+        guidance_scale=guidance_scale,
+        sampling_seed=seed,
+    )
+    check_folder(output, "--output")
     adapted = load_adapted(adapter, base=base, is_any_base=any_base, tracking_uri=tracking_uri)
     filled = [fill(prompt, adapted.subject_noun) for prompt in prompts]
-    images = sampling.sample(
-        adapted.base,
-        filled,
-        num_per_prompt=images_per_prompt,
-        steps=sampling_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-    )
+    images = sampling.sample(adapted.base, filled, **protocol.sampling())
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for row, prompt in enumerate(filled):

@@ -8,9 +8,11 @@ def sweep(config: SweepConfig) -> None:
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """
+    from tune.checks import check_folder
     from tune.ranking import table_console
     from tune.sweep import print_summary, run_sweep
 
+    check_folder(config.storage, "--storage")
     console = table_console()
     result = run_sweep(config, console)
     print_summary(result, console)
