@@ -20,6 +20,7 @@ from evals.scores import (
 )
 from krona.cache import Cache
 from krona.checkpoint import Base
+from krona.errors import KronaError
 from krona.inject import Adapter
 from krona.photos import Photos
 from krona.sample import sample, sample_each
@@ -48,7 +49,8 @@ class Scorer:
     Args:
         base: the base model, without an adapter injected.
         clip: encoder of CLIP-T and CLIP-I.  dino: encoder of DINO, where its weights are at hand.
-    Raises: KronaError if the encoders cannot tell the subject's photos from the base's samples.
+    Raises: KronaError if the subject has but one prompt, or if the encoders cannot tell its photos
+        from the base's samples.
     """
 
     def __init__(
@@ -62,6 +64,11 @@ class Scorer:
         protocol: Protocol,
         cache: Cache,
     ) -> None:
+        if len(set(subject.prompts)) < 2:
+            raise KronaError(
+                f"subject '{subject.name}' has one prompt, '{subject.prompts[0]}'; the scores need "
+                "two or more that differ: add some to prompts in its subject.toml"
+            )
         self.subject = subject
         self.protocol = protocol
         self._cache = cache

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -45,8 +44,8 @@ def pairwise_similarity(photos: Tensor) -> float:
 def mismatched_fidelity(images: Tensor, texts: Tensor) -> float:
     """Mean cosine of images with the prompts of *other* images; (n, d) and (n, d).
 
-    Rows with an equal prompt do not count as mismatched. Returns the matched mean if all are equal.
+    Rows with an equal prompt do not count as mismatched; some must differ.
     """
     similarity = images @ texts.T
     other = (texts @ texts.T) < 1 - 1e-5
-    return float(similarity[other].mean() if other.any() else torch.diagonal(similarity).mean())
+    return float(similarity[other].mean())

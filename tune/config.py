@@ -27,7 +27,8 @@ class ExperimentConfig:
     photos: Path | None = None
     """Folder with 3-6 photos of your own subject."""
     class_noun: str | None = None
-    """What the subject is, in one plain noun ("dog"); required with --photos."""
+    """What the subject is, in one plain noun ("dog"); with --photos it must be said, here or as
+    class in the folder's subject.toml."""
     identifier: str | None = None
     """Rare token that stands for the subject in prompts [default: sks]."""
     base: str = TOYLAND

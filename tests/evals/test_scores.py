@@ -1,11 +1,15 @@
 """Scores against numbers worked by hand."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from evals.balance import Anchors, Scale, balance, harmonic_mean
+from evals.protocol import Protocol
+from evals.scorer import Scorer
 from evals.scores import (
     mismatched_fidelity,
     pairwise_similarity,
@@ -14,6 +18,7 @@ from evals.scores import (
     summarize,
 )
 from krona.errors import KronaError
+from krona.subject import Subject
 
 X = torch.tensor([1.0, 0.0])
 Y = torch.tensor([0.0, 1.0])
@@ -86,3 +91,16 @@ def test_harmonic_mean_of_nothing_is_nothing() -> None:
 def test_anchors_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(KronaError, match=r"upper anchor 0\.300 is not above its lower anchor 0\.5"):
         Scale(zero=0.5, one=0.3)
+
+
+def test_a_single_prompt_is_refused_since_it_has_no_other_to_be_compared_with() -> None:
+    none: Any = None
+    subject = Subject(
+        name="rex",
+        class_noun="dog",
+        identifier="sks",
+        prompts=("a {} in the snow", "a {} in the snow"),
+        photos_dir=Path(),
+    )
+    with pytest.raises(KronaError, match=r"'rex' has one prompt, 'a \{\} in the snow'; .* or more"):
+        Scorer(none, subject, none, clip=none, protocol=Protocol(), cache=none)
