@@ -11,6 +11,7 @@ from tune.config import ExperimentConfig, TrialSettings
 from tune.records import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
+MAX_SEED = 2**31  # NumPy's is twice that; a resumed search adds its trials to the seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ class SweepConfig:
                 raise KronaError(f"{name}={value} must be 1 or more")
         if self.gpus_per_slot <= 0:
             raise KronaError(f"gpus_per_slot={self.gpus_per_slot} must be above 0: 1, or 0.5")
+        if not 0 <= self.seed < MAX_SEED:
+            raise KronaError(f"seed={self.seed} must be 0 or more, and below {MAX_SEED}")
         low, high = self.learning_rate
         if not 0 < low < high:
             raise KronaError(f"learning_rate={low} {high} must be two rising numbers above 0")
@@ -96,7 +99,7 @@ class SweepConfig:
     @property
     def eval_every(self) -> int:
         """Steps between evaluations, where pruning decides: as given, or a quarter of the steps."""
-        return self.experiment.eval_every or -(-self.steps // 4)
+        return min(self.experiment.eval_every or -(-self.steps // 4), self.steps)
 
     def tracking(self) -> str:
         """The MLflow URI that the sweep is recorded under."""

@@ -22,6 +22,8 @@ from tune.settings import SweepConfig, from_json, to_json
         ({"gpus_per_slot": 0.0}, "gpus_per_slot"),
         ({"name": "one/two"}, "sweep 'one/two' must be letters, .* with --name"),
         ({"name": ".."}, "sweep '..' must be"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**31}, "seed=2147483648"),
     ],
 )
 def test_wrong_settings_are_refused_by_name_and_value(wrong, said):
@@ -59,6 +61,11 @@ def test_settings_survive_json():
 
 def test_four_evaluations_cover_any_number_of_steps():
     assert [SweepConfig(steps=steps).eval_every for steps in (1, 4, 37, 160)] == [1, 1, 10, 40]
+
+
+def test_evaluations_come_at_the_last_step_at_the_latest():
+    given = ExperimentConfig(eval_every=50)
+    assert [SweepConfig(experiment=given, steps=s).eval_every for s in (20, 50, 60)] == [20, 50, 50]
 
 
 def begin(config: SweepConfig) -> None:
