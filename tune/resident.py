@@ -17,6 +17,7 @@ from krona.subject import Subject, load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.pack_size import best_pack_size
+from tune.checks import check_device
 from tune.config import ExperimentConfig, TrialSettings
 
 STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two steps
@@ -53,6 +54,7 @@ class Resident:
     @classmethod
     def load(cls, config: ExperimentConfig) -> "Resident":
         """Read the checkpoint, photos and encoders; compute or fetch what the cache can hold."""
+        check_device(config.device)
         cache = Cache(config.cache_dir or default_cache_dir())
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         subject = load_subject(

@@ -25,10 +25,8 @@ def evaluate(
 
     from krona.attach import attach
     from tune.adapted import find_adapter
-    from tune.checks import check_device
     from tune.resident import Resident
 
-    check_device(experiment.device)
     resident = Resident.load(experiment)
     rows = {"base, no adapter": resident.scorer.evaluate(resident.base)}
     for name in adapters:

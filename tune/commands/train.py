@@ -23,11 +23,10 @@ def train(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tune.checks import check_device, check_folder
+    from tune.checks import check_folder
     from tune.experiment import ADAPTER_FILE, Report, Resident, run_experiment
 
     check_folder(output, "--output")
-    check_device(experiment.device)
     console = Console()
     with console.status("loading the checkpoint and calibrating the scorer"):
         resident = Resident.load(experiment)
