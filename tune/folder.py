@@ -1,13 +1,26 @@
 """The folder of a sweep: settings and Optuna's study, from which a stopped sweep continues."""
 
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from krona.atomic import write_atomically
 from krona.errors import KronaError, nearest
 from tune.settings import SweepConfig, from_json, to_json
 
 SETTINGS = "sweep.json"
+EXECUTION = (
+    "slots",
+    "gpus_per_slot",
+    "cpus_per_slot",
+    "min_gpus",
+    "pack",
+    "max_concurrent",
+    "address",
+    "tracking_uri",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +54,17 @@ class SweepFolder:
         """Whether there is a sweep to resume here."""
         return (self.path / SETTINGS).exists()
 
+    @property
+    def resume_command(self) -> str:
+        """What continues the sweep."""
+        storage = self.path.parent
+        elsewhere = () if storage == SweepConfig.storage.resolve() else ("--storage", str(storage))
+        return shlex.join(("krona", "sweep", "--resume", "--name", self.name, *elsewhere))
+
     def keep(self, config: SweepConfig) -> None:
         """Store the settings, once they have proved to fit: from here on it can be resumed."""
         self.trials.mkdir(parents=True, exist_ok=True)
-        (self.path / SETTINGS).write_text(to_json(config))
+        write_atomically(self.path / SETTINGS, to_json(config).encode())
 
 
 def open_folder(config: SweepConfig) -> tuple[SweepFolder, SweepConfig]:
@@ -66,23 +86,47 @@ def open_folder(config: SweepConfig) -> tuple[SweepFolder, SweepConfig]:
 
 
 def _resumed(folder: SweepFolder, config: SweepConfig) -> SweepConfig:
-    """The stored settings; how they are run comes from `config`, and more trials extend."""
+    """The stored settings; `config` may say anew how they are run, and more trials extend."""
     if not folder.is_kept:
         names = [path.parent.name for path in folder.path.parent.glob(f"*/{SETTINGS}")]
         raise KronaError(f"no sweep '{folder.name}' to resume; {nearest(folder.name, names)}")
-    stored = from_json((folder.path / SETTINGS).read_text())
+    stored = _read(folder.path / SETTINGS)
+    asked = {name: getattr(config, name) for name in EXECUTION}
     return replace(
         stored,
         resume=True,
+        name=folder.name,
         trials=max(stored.num_trials, config.trials or 0),
         storage=config.storage,
-        tracking_uri=config.tracking_uri or stored.tracking_uri,
-        slots=config.slots,
-        gpus_per_slot=config.gpus_per_slot,
-        cpus_per_slot=config.cpus_per_slot,
-        max_concurrent=config.max_concurrent,
-        address=config.address,
+        **{name: value for name, value in asked.items() if value is not None},
     )
+
+
+def ignored_options(asked: SweepConfig, used: SweepConfig) -> list[str]:
+    """The options of `asked` that differ from their defaults and are not what is `used`."""
+    given, absolute, default, kept = map(_options, (asked, _absolute(asked), SweepConfig(), used))
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in given.items()
+        if value != default[name] and kept[name] not in (value, absolute[name])
+    ]
+
+
+def _options(config: SweepConfig) -> dict[str, Any]:
+    """The options by their names on the command line."""
+    experiment = config.experiment
+    options = vars(config) | vars(experiment) | vars(experiment.protocol)
+    del options["experiment"], options["protocol"]
+    return options | {"subject": experiment.subject_name}
+
+
+def _read(path: Path) -> SweepConfig:
+    try:
+        return from_json(path.read_text())
+    except (ValueError, KronaError) as error:
+        raise KronaError(
+            f"{path} is damaged: it holds no sweep's settings; restore it, or start a sweep anew"
+        ) from error
 
 
 def _newest(storage: Path, config: SweepConfig) -> str:
@@ -90,7 +134,7 @@ def _newest(storage: Path, config: SweepConfig) -> str:
     asked = config.experiment
     is_any = asked.subject is None and asked.photos is None
     for path in reversed(found):
-        if is_any or from_json(path.read_text()).experiment.subject_name == asked.subject_name:
+        if is_any or _read(path).experiment.subject_name == asked.subject_name:
             return path.parent.name
     wanted = "sweep" if is_any else f"sweep of subject '{asked.subject_name}'"
     raise KronaError(f"no {wanted} in {storage}; start one without --resume")

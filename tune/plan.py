@@ -45,7 +45,7 @@ def make_plan(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> Plan
         nodes: the resources of each, "CPU" and "GPU" among them.
     Raises: KronaError if the nodes do not hold as many slots as are asked for, or none.
     """
-    gpus = config.gpus_per_slot if any(node.get("GPU") for node in nodes) else 0.0
+    gpus = (config.gpus_per_slot or 1.0) if any(node.get("GPU") for node in nodes) else 0.0
     cpus = config.cpus_per_slot or 1
     room = _room(nodes, gpus=gpus, cpus=cpus)
     is_even = not gpus and config.cpus_per_slot is None

@@ -37,15 +37,15 @@ class SweepConfig:
     """Seed of the search and of every trial."""
     slots: int | None = None
     """Copies of the base that train [default: one per GPU, else from the CPU cores]."""
-    gpus_per_slot: float = 1.0
-    """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU."""
+    gpus_per_slot: float | None = None
+    """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU [default: 1]."""
     min_gpus: int | None = None
     """GPUs to wait for where a cluster's nodes still start; an autoscaler is told to start as many
     [default: those that are there]."""
-    pack: int | Literal["auto"] = 1
+    pack: int | Literal["auto"] | None = None
     """Trials that a slot trains at once over one copy of the base; more are faster on a device
     that one trial does not fill, and the search learns from fewer finished ones. 'auto' is as many
-    as are measured to be faster."""
+    as are measured to be faster [default: 1]."""
     cpus_per_slot: int | None = None
     """CPU cores, and torch threads, of a slot [default: the cores shared out evenly]."""
     max_concurrent: int | None = None
@@ -57,7 +57,8 @@ class SweepConfig:
     name: str | None = None
     """Name of the sweep [default: subject and time; with --resume the newest of the subject]."""
     resume: bool = False
-    """Continue a stopped sweep with the settings it was started with."""
+    """Continue a stopped sweep with the settings it was started with; how it runs (slots and what
+    they take, pack, max_concurrent, address, tracking_uri) may be given anew."""
     address: str | None = None
     """Ray cluster to join, or 'auto' [default: $RAY_ADDRESS, else start Ray on this machine]."""
     experiment_module: str = "tune.experiment"
@@ -71,7 +72,7 @@ class SweepConfig:
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")
-        if self.gpus_per_slot <= 0:
+        if self.gpus_per_slot is not None and self.gpus_per_slot <= 0:
             raise KronaError(f"gpus_per_slot={self.gpus_per_slot} must be above 0: 1, or 0.5")
         if not 0 <= self.seed < MAX_SEED:
             raise KronaError(f"seed={self.seed} must be 0 or more, and below {MAX_SEED}")

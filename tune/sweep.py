@@ -15,7 +15,7 @@ from tune.broker import Broker, JobError
 from tune.callback import RunStates
 from tune.cluster import node_resources, ray_session, slots
 from tune.conclusion import conclude, sheet_job
-from tune.folder import SweepFolder, open_folder
+from tune.folder import SweepFolder, ignored_options, open_folder
 from tune.plan import Plan, SlotConfig, make_plan, trials_at_once
 from tune.progress import Progress
 from tune.provenance import provenance, shared_params
@@ -48,7 +48,10 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> SweepResul
         could be trained.
     """
     console = console or Console()
-    folder, config = open_folder(config)
+    asked = config
+    folder, config = open_folder(asked)
+    if ignored := ignored_options(asked, config):
+        console.print(f"warning: {', '.join(ignored)} ignored: the sweep goes on with its own")
     with ray_session(config.address):
         with console.status("waiting for the cluster's nodes"):
             plan = make_plan(config, node_resources(config.min_gpus))
@@ -62,7 +65,9 @@ def print_summary(result: SweepResult, console: Console) -> None:
     """The ranking, and the best run's id on the last line."""
     console.print(ranking_table(result.rows, title=f"sweep {result.name}"))
     if not result.is_complete:
-        console.print(f"stopped; continue with: {result.resume_command}", highlight=False)
+        console.print(
+            f"stopped; continue with: {result.resume_command}", highlight=False, soft_wrap=True
+        )
     if result.best is not None:
         console.print(f"best run: {result.best.run_id}", highlight=False)
 
@@ -109,7 +114,8 @@ class _Sweep:
         except KeyboardInterrupt:
             state = "stopped"
             if self._folder.is_kept:
-                self._console.print(f"stopped; continue with: {self._resume_command()}")
+                command = self._folder.resume_command
+                self._console.print(f"stopped; continue with: {command}", soft_wrap=True)
             raise
         finally:
             tracker.end(sweep_run.parent_id, state)
@@ -211,7 +217,7 @@ class _Sweep:
             rows=tuple(rows),
             best=champion,
             is_complete=is_complete,
-            resume_command=self._resume_command(),
+            resume_command=self._folder.resume_command,
         )
 
     def _draw_sheet(self, sweep_run: SweepRun, rows: list[Row]) -> None:
@@ -225,11 +231,6 @@ class _Sweep:
             reason = str(error.cause)  # type: ignore[attr-defined]
             self._console.print(f"warning: no contact sheet: {reason}", markup=False)
 
-    def _resume_command(self) -> str:
-        storage = self._config.storage
-        elsewhere = "" if storage == SweepConfig.storage else f" --storage {storage}"
-        return f"krona sweep --resume --name {self._folder.name}{elsewhere}"
-
 
 def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: Any) -> SlotConfig:
     return SlotConfig(
@@ -239,5 +240,5 @@ def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: A
         tracking_uri=config.tracking(),
         folder=folder.trials,
         threads=plan.cpus_per_slot,
-        pack=config.pack,
+        pack=config.pack or 1,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from krona.errors import KronaError
 from tune.config import ExperimentConfig
-from tune.folder import open_folder
+from tune.folder import SweepFolder, ignored_options, open_folder
 from tune.settings import SweepConfig, from_json, to_json
 
 
@@ -74,10 +74,62 @@ def begin(config: SweepConfig) -> None:
     folder.keep(config)
 
 
-def test_resume_takes_the_search_from_the_folder_and_the_machine_from_the_command(make_config):
-    begin(make_config(steps=37, trials=8, slots=2))
-    folder, config = open_folder(make_config(resume=True, steps=5, trials=4, slots=1))
-    assert (folder.name, config.steps, config.trials, config.slots) == ("tiny", 37, 8, 1)
+def test_resume_runs_as_before_unless_the_command_says_how(make_config):
+    begin(make_config(steps=37, slots=2, pack=4, gpus_per_slot=0.5, address="auto"))
+    anew = make_config(resume=True, steps=5, slots=3, pack=1)
+    folder, config = open_folder(anew)
+    folder.keep(config)
+    for asked in (anew, make_config(resume=True, slots=None)):
+        config = open_folder(asked)[1]
+        assert (config.steps, config.slots, config.pack) == (37, 3, 1)
+        assert (config.gpus_per_slot, config.address) == (0.5, "auto")
+
+
+def test_options_that_a_resume_does_not_follow_are_named(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos = ExperimentConfig(photos=Path("photos"), class_noun="dog")
+    begin(make_config(experiment=photos, steps=37, trials=8, name=None))
+    (name,) = (path.name for path in (tmp_path / "krona-runs").iterdir())
+    followed = make_config(
+        resume=True, name=name, experiment=photos, steps=37, trials=9, slots=2, pack=4
+    )
+    assert ignored_options(followed, open_folder(followed)[1]) == []
+    other = replace(photos, class_noun="cat", eval_every=3)
+    asked = replace(followed, experiment=other, steps=5, trials=4, learning_rate=(1e-3, 1e-2))
+    assert sorted(ignored_options(asked, open_folder(asked)[1])) == [
+        "--class-noun",
+        "--eval-every",
+        "--learning-rate",
+        "--steps",
+        "--trials",
+    ]
+
+
+def test_a_new_sweep_ignores_nothing(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = ExperimentConfig(photos=Path("photos"), class_noun="dog", cache_dir=Path("cache"))
+    asked = make_config(experiment=experiment, steps=5, tracking_uri="mlruns")
+    assert ignored_options(asked, open_folder(asked)[1]) == []
+
+
+def test_the_command_that_resumes_is_quoted_for_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = "krona sweep --resume --name 'my dog'"
+    assert SweepFolder(path=tmp_path / "krona-runs" / "my dog").resume_command == command
+    folder = SweepFolder(path=Path("/all runs/my dog"))
+    assert folder.resume_command == f"{command} --storage '/all runs'"
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b'{"steps": 37', b'{"steps": "a"}', b'{"steps": 0}', b"\xff"]
+)
+def test_damaged_settings_are_refused_by_their_path(make_config, text):
+    folder = open_folder(make_config())[0]
+    folder.keep(make_config())
+    (folder.path / "sweep.json").write_bytes(text)
+    for name in ("tiny", None):
+        with pytest.raises(KronaError, match=r"tiny/sweep\.json is damaged"):
+            open_folder(make_config(resume=True, name=name))
 
 
 def test_resume_with_more_trials_extends_the_sweep(make_config):
