@@ -169,6 +169,18 @@ def gradients(
     return grad_a, grad_b
 
 
+def form(A: Tensor, B: Tensor) -> Tensor:
+    """A ⊗ B (a1·b1, a2·b2), formed."""
+    return torch.kron(A, B)
+
+
+def form_gradients(G: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of A and B from that of A ⊗ B, G (a1·b1, a2·b2)."""
+    blocks = G.view(len(A), len(B), A.shape[1], B.shape[1]).transpose(1, 2)
+    pairs = blocks.reshape(A.numel(), B.numel())
+    return pairs.mv(B.flatten()).view_as(A), pairs.T.mv(A.flatten()).view_as(B)
+
+
 def _is_b_first(A: Tensor, B: Tensor) -> bool:
     (a1, a2), (b1, b2) = A.shape[-2:], B.shape[-2:]
     return a2 * b1 * (b2 + a1) <= a1 * b2 * (a2 + b1)

@@ -41,3 +41,13 @@ def gradients(
     grad_down = product(inner_grad.mT, x).to(down.dtype) * scale if needs[0] else None
     grad_up = product(G.mT, inner).to(up.dtype) * scale if needs[1] else None
     return grad_down, grad_up
+
+
+def form(down: Tensor, up: Tensor) -> Tensor:
+    """up·down (out, in)."""
+    return up.mm(down)
+
+
+def form_gradients(G: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of down and up from that of up·down, G (out, in)."""
+    return up.mT.mm(G), G.mm(down.mT)
