@@ -51,6 +51,8 @@ def failures_told(output: Path) -> Iterator[None]:
 
 
 def _check_folder(output: Path) -> None:
+    if not output.name:
+        raise KronaError(f"{output} has no name to write under; name a folder in it: exported")
     is_empty = output.is_dir() and not output.is_symlink() and not any(output.iterdir())
     if os.path.lexists(output) and not is_empty:
         raise KronaError(f"{output} exists and is not an empty folder; choose a new one")

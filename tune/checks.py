@@ -22,7 +22,7 @@ def check_device(device: str | None) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
-        said = str(error).splitlines()[0]
+        said = str(error).partition("\n")[0]
         raise KronaError(
             f"device '{device}' cannot be used here: {said}; leave --device out, or give cpu"
         ) from error

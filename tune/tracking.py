@@ -55,10 +55,11 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
         except Exception as error:  # MLflow's, SQLAlchemy's, or of a database driver not installed
+            said = str(error).partition("\n")[0]
             raise KronaError(
                 f"MLflow store {uri} cannot be opened; give a database or a server, such as "
                 "sqlite:///mlflow.db or http://127.0.0.1:5000 (--tracking-uri, "
-                f"$MLFLOW_TRACKING_URI): {str(error).splitlines()[0]}"
+                f"$MLFLOW_TRACKING_URI): {said}"
             ) from error
         self.uri = uri
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
