@@ -87,7 +87,7 @@ def test_place_that_cannot_be_written_is_refused_before_the_base_is_needed(
         check("merged", "link")
     with pytest.raises(KronaError, match=r"was not written: .*[Nn]ame too long"):
         check("merged", "d" * 300)
-    with pytest.raises(KronaError, match="^. has no name to write under; name a folder in it"):
+    with pytest.raises(KronaError, match=r"^\. has no name to write under; name a folder in it"):
         check_request(path, base=sd.source, format="merged", output=Path())
     check("merged", "empty")
     monkeypatch.setattr("os.access", lambda *_: False)
