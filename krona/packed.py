@@ -216,7 +216,8 @@ class _Formed(torch.autograd.Function):
         G, rows = (t.reshape(len(weights), -1, t.shape[-1]) for t in (grad, x))
         grad_x = G.bmm(weights).view_as(x) if ctx.needs_input_grad[0] else None
         grads: list[Tensor] = []
-        for layer, of_whole in zip(ctx.layers, G.mT.bmm(rows), strict=True):
+        of_wholes = G.mT.bmm(rows).to(factors[0].dtype)
+        for layer, of_whole in zip(ctx.layers, of_wholes, strict=True):
             if layer is not None:
                 pair = _math(layer).form_gradients(of_whole, *next(pairs))
                 grads += [of_factor * layer.scale for of_factor in pair]

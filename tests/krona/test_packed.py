@@ -83,6 +83,17 @@ def test_an_adapter_without_rows_takes_no_part() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_factors_may_be_less_exact_than_the_base() -> None:
+    base = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+    layers = unlike_layers(base)
+    base.double()
+    packed = PackedLinear(layers)
+    packed.set_rows([2] * len(layers))
+    x = torch.randn(2 * len(layers), WIDTH, dtype=torch.float64, requires_grad=True)
+    _, *gradients = outcome(packed(x), layers, x)
+    assert {gradient.dtype for gradient in gradients[1:]} == {torch.float32}
+
+
 @pytest.mark.parametrize("is_autocast", [False, True])
 def test_a_small_update_survives_bf16(is_autocast: bool) -> None:
     torch.manual_seed(0)
