@@ -169,11 +169,6 @@ def gradients(
     return grad_a, grad_b
 
 
-def form(A: Tensor, B: Tensor) -> Tensor:
-    """A ⊗ B (a1·b1, a2·b2), formed."""
-    return torch.kron(A, B)
-
-
 def form_gradients(G: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of A and B from that of A ⊗ B, G (a1·b1, a2·b2)."""
     blocks = G.view(len(A), len(B), A.shape[1], B.shape[1]).transpose(1, 2)

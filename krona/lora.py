@@ -43,11 +43,6 @@ def gradients(
     return grad_down, grad_up
 
 
-def form(down: Tensor, up: Tensor) -> Tensor:
-    """up·down (out, in)."""
-    return up.mm(down)
-
-
 def form_gradients(G: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of down and up from that of up·down, G (out, in)."""
     return up.mT.mm(G), G.mm(down.mT)

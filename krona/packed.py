@@ -87,7 +87,6 @@ class _Stack:
 
     @property
     def math(self) -> Any:
-        """The module of the layers' add_update() and gradients()."""
         return _math(self.layers[0])
 
     @property
@@ -197,11 +196,10 @@ class _Formed(torch.autograd.Function):
         layers: Sequence[KronLinear | LoraLinear | None],
         *factors: Tensor,
     ) -> Tensor:
-        pairs = iter(zip(factors[::2], factors[1::2], strict=True))
         weights = weight.repeat(len(layers), 1, 1)
         for layer, whole in zip(layers, weights, strict=True):
             if layer is not None:
-                whole.add_(_math(layer).form(*next(pairs)), alpha=layer.scale)
+                whole.add_(layer.delta())
         rows = x.reshape(len(layers), -1, x.shape[-1])
         y = rows.bmm(weights.mT) if bias is None else torch.baddbmm(bias, rows, weights.mT)
         ctx.save_for_backward(x, weights, *factors)
