@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from krona.adapter_file import Manifest
+from krona.subject import fill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +25,10 @@ class Origin:
         """The origin that a manifest describes."""
         phrase = f"{manifest.identifier} {manifest.class_noun}"
         return cls(name=manifest.subject, trigger_phrase=phrase, manifest=manifest)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What it was sampled with, the subject in them."""
+        if self.manifest is None or self.trigger_phrase is None:
+            return ()
+        return tuple(fill(prompt, self.trigger_phrase) for prompt in self.manifest.prompts)

@@ -9,6 +9,7 @@ from krona.card import Showcase
 from krona.checkpoint import Base, load_base
 from krona.errors import KronaError
 from krona.origin import Origin
+from tune.records import existing_store, experiment_name, image_key
 
 if TYPE_CHECKING:
     from tune.tracking import Tracker
@@ -83,7 +84,13 @@ def find_showcase(
     if name is not None and is_path(name):
         return Showcase()
     tracker, run = _recorded(name, subject, tracking_uri)
-    return tracker.showcase(run)
+    prompts = read_origin(tracker.download_adapter(run)).prompts
+    images = tracker.last_images(run)
+    shown = [(prompt, images.get(image_key(prompt))) for prompt in prompts]
+    return Showcase(
+        samples=tuple((prompt, image) for prompt, image in shown if image is not None),
+        scores=tracker.scores(run),
+    )
 
 
 def is_path(name: str) -> bool:
@@ -95,7 +102,6 @@ def _recorded(
     name: str | None, subject: str | None, tracking_uri: str | None
 ) -> "tuple[Tracker, str]":
     """The store, and the run or model version in it."""
-    from tune.records import existing_store, experiment_name
     from tune.tracking import Tracker
 
     tracker = Tracker(existing_store(tracking_uri))

@@ -22,27 +22,27 @@ class ExperimentConfig:
     """What every trial on one subject and base shares."""
 
     subject: str | None = None
-    """An embedded subject (duck, taxi, backpack, ...), or a name for your own [default: duck;
-    with --photos the folder's name]."""
+    """An embedded subject (duck, taxi, backpack, ...), or a name for your own. Unless given: duck,
+    or with --photos the folder's name."""
     photos: Path | None = None
     """Folder with 3-6 photos of your own subject."""
     class_noun: str | None = None
     """What the subject is, in one plain noun ("dog"); with --photos it must be said, here or as
     class in the folder's subject.toml."""
     identifier: str | None = None
-    """Rare token that stands for the subject in prompts [default: sks]."""
+    """Rare token that stands for the subject in prompts. Unless given: sks."""
     base: str = TOYLAND
     """Checkpoint: 'toyland', a folder in diffusers layout, or a single .safetensors file."""
     scorer: str | None = None
-    """open_clip scorer: 'toyland', a local folder, or MODEL:PRETRAINED [default: toyland for the
-    embedded base, else ViT-B-32:openai]."""
+    """open_clip scorer: 'toyland', a local folder, or MODEL:PRETRAINED. Unless given: toyland for
+    the embedded base, else ViT-B-32:openai."""
     dino: str | None = None
     """Self-supervised encoder for the subject score: 'toyland', a transformers folder or name, or
-    timm:NAME [default: toyland for the embedded base, else none]."""
+    timm:NAME. Unless given: toyland for the embedded base, else none."""
     text_encoders: bool = False
     """Adapt the text encoders too, with the factors or the rank of the UNet's layers."""
     resolution: int | None = None
-    """Side of the training images in pixels [default: the checkpoint's own]."""
+    """Side of the training images in pixels. Unless given: the checkpoint's own."""
     batch_size: int = 4
     """Images in one optimizer step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -52,21 +52,22 @@ class ExperimentConfig:
     """Arithmetic of the forward and backward pass."""
     memory_gib: float | None = None
     """Device memory to train within; what a step needs is planned, and to fit, encoders wait in
-    main memory, then blocks are computed twice [default: nine tenths of a GPU's]."""
+    main memory, then blocks are computed twice. Unless given: nine tenths of a GPU's."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over a trial: as it is, or falling to 0 at the last step."""
     ema_decay: float = 0.95
     """Share that a moving average of the adapter keeps at each step; the average is what is scored
     and saved. 0.95 is about the last 20 steps; 0 is the adapter of the last step."""
     eval_every: int | None = None
-    """Steps between evaluations (samples, scores, a saved state); the last step is always one
-    [default: a quarter of the steps]."""
+    """Steps between evaluations (samples, scores, a saved state); the last step is always one.
+    Unless given: a quarter of the steps."""
     protocol: Protocol = field(default_factory=Protocol)
     """How images are made for the scores."""
     device: str | None = None
-    """Torch device [default: cuda if there is one, else cpu]."""
+    """Torch device. Unless given: cuda if there is one, else cpu."""
     cache_dir: Path | None = None
-    """Folder of cached latents, embeddings, anchors [default: $KRONA_CACHE or ~/.cache/krona]."""
+    """Folder of cached latents, embeddings, anchors. Unless given: $KRONA_CACHE or
+    ~/.cache/krona."""
 
     @property
     def subject_name(self) -> str:

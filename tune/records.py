@@ -76,11 +76,12 @@ def experiment_name(subject: str) -> str:
 def image_key(prompt: str) -> str:
     """The name of a prompt's sample image in a run: only ASCII letters, digits and underscores.
 
-    It ends in a hash of the prompt where letters had to go.
+    It ends in a hash of the prompt where more than spaces had to go.
     """
-    plain = re.sub(r"\W+", "_", prompt)
-    key = re.sub(r"\W+", "_", plain, flags=re.ASCII)[:MAX_KEY]
-    return key if key == plain else f"{key}_{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+    key = re.sub(r"\W+", "_", prompt, flags=re.ASCII)[:MAX_KEY]
+    if "_" not in prompt and key == prompt.replace(" ", "_"):
+        return key
+    return f"{key}_{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def newest_images(paths: Iterable[str]) -> dict[str, str]:

@@ -21,14 +21,14 @@ class SweepConfig:
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     """What all trials share: subject, base, scorer."""
     trials: int | None = None
-    """Number of trials, the paper's default setting among them [default: 16; with --resume as
-    many as the sweep was started with, and more extend it]."""
+    """Number of trials, the paper's default setting among them. Unless given: 16; with --resume as
+    many as the sweep was started with, and more extend it."""
     steps: int = TrialSettings.steps
     """Optimizer steps of the longest trial."""
     learning_rate: tuple[float, float] = (1e-4, 3e-2)
     """Lowest and highest AdamW learning rate; searched on a log scale."""
     factors: tuple[tuple[int, int], ...] | None = None
-    """Pairs (a1, a2) to search [default: all that divide every adapted layer]."""
+    """Pairs (a1, a2) to search. Unless given: all that divide every adapted layer."""
     targets: tuple[str, ...] = ("qkvo", "qkv", "kv", "qv")
     """Sets of adapted attention projections to search, as letters out of q, k, v, o."""
     init: tuple[Literal["kaiming", "normal"], ...] = ("kaiming", "normal")
@@ -36,31 +36,33 @@ class SweepConfig:
     seed: int = 0
     """Seed of the search and of every trial."""
     slots: int | None = None
-    """Copies of the base that train [default: one per GPU, else from the CPU cores]."""
+    """Copies of the base that train. Unless given: one per GPU, else from the CPU cores."""
     gpus_per_slot: float | None = None
-    """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU [default: 1]."""
+    """GPUs of a slot where the cluster has any; 0.5 puts two slots on a GPU. Unless given: 1."""
     min_gpus: int | None = None
-    """GPUs to wait for where a cluster's nodes still start; an autoscaler is told to start as many
-    [default: those that are there]."""
+    """GPUs to wait for where a cluster's nodes still start; an autoscaler is told to start as many.
+    Unless given: those that are there."""
     pack: int | Literal["auto"] | None = None
-    """Trials that a slot trains at once over one copy of the base; more are faster on a device
-    that one trial does not fill, and the search learns from fewer finished ones. 'auto' is as many
-    as are measured to be faster [default: 1]."""
+    """Trials that a slot trains at once over one copy of the base; more are faster on a device that
+    one trial does not fill, and the search learns from fewer finished ones. 'auto' is as many as
+    are measured to be faster. Unless given: 1."""
     cpus_per_slot: int | None = None
-    """CPU cores, and torch threads, of a slot [default: the cores shared out evenly]."""
+    """CPU cores, and torch threads, of a slot. Unless given: the cores shared out evenly."""
     max_concurrent: int | None = None
-    """Trials in flight at the same time [default: slots times pack]."""
+    """Trials in flight at the same time. Unless given: slots times pack."""
     tracking_uri: str | None = None
-    """MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db in this folder]."""
+    """MLflow store. Unless given: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db in this folder."""
     storage: Path = Path("krona-runs")
     """Folder that gets one folder per sweep; several machines must share it."""
     name: str | None = None
-    """Name of the sweep [default: subject and time; with --resume the newest of the subject]."""
+    """Name of the sweep. Unless given: subject and time; with --resume the newest of the
+    subject."""
     resume: bool = False
     """Continue a stopped sweep with the settings it was started with; how it runs (slots and what
     they take, pack, max_concurrent, address, tracking_uri) may be given anew."""
     address: str | None = None
-    """Ray cluster to join, or 'auto' [default: $RAY_ADDRESS, else start Ray on this machine]."""
+    """Ray cluster to join, or 'auto'. Unless given: $RAY_ADDRESS, else start Ray on this
+    machine."""
     experiment_module: str = "tune.experiment"
     """Python module that trains and scores a trial."""
 

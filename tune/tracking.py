@@ -19,9 +19,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors import safe_open
 
-from krona.card import Showcase
 from krona.errors import KronaError
-from krona.subject import fill
 from tune.records import (
     SCORES,
     SQLITE,
@@ -30,7 +28,6 @@ from tune.records import (
     TrialRun,
     artifact_root,
     experiment_name,
-    image_key,
     newest_images,
 )
 
@@ -234,23 +231,14 @@ class Tracker:
             raise KronaError(f"no adapter in run '{name}' of {self.uri}: {error}") from error
         return Path(path)
 
-    def showcase(self, name: str) -> Showcase:
-        """The last scores and sample images of a run or model version, as far as it has any."""
-        try:
-            run_id = self._run_id(name)
-            metrics = self._client.get_run(run_id).data.metrics
-        except MlflowException as error:
-            raise KronaError(f"no run '{name}' in {self.uri}: {error}") from error
-        scores = {score: metrics[score] for score in SCORES if score in metrics}
-        images = self.last_images(run_id)
-        with tempfile.TemporaryDirectory() as folder:
-            adapter = self._client.download_artifacts(run_id, ADAPTER, folder)
-            prompts = _instance_prompts(read_manifest(Path(adapter)))
-        shown = [(prompt, images.get(image_key(prompt))) for prompt in prompts]
-        return Showcase(samples=tuple((p, i) for p, i in shown if i is not None), scores=scores)
+    def scores(self, name: str) -> dict[str, float]:
+        """The last scores of a run or model version, as far as it has any."""
+        metrics = self._client.get_run(self._run_id(name)).data.metrics
+        return {score: metrics[score] for score in SCORES if score in metrics}
 
-    def last_images(self, run_id: str) -> dict[str, Image.Image]:
+    def last_images(self, name: str) -> dict[str, Image.Image]:
         """The newest image under each key that log_report() was given."""
+        run_id = self._run_id(name)
         newest = newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
         with tempfile.TemporaryDirectory() as folder:
             return {
@@ -287,11 +275,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="numpy") as file:
         manifest: dict[str, Any] = json.loads((file.metadata() or {}).get("krona", "{}"))
     return manifest
-
-
-def _instance_prompts(manifest: Mapping[str, Any]) -> list[str]:
-    noun = f"{manifest.get('identifier')} {manifest.get('class_noun')}"
-    return [fill(prompt, noun) for prompt in manifest.get("prompts", [])]
 
 
 def _loaded(path: str) -> Image.Image:

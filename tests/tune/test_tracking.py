@@ -106,10 +106,10 @@ def test_curves_keep_their_steps_and_images_make_a_grid(tracker, client, folder)
 
 
 def test_prompts_of_any_letters_and_length_have_images_of_their_own(tracker):
-    assert image_key("a sks toy, on the beach") == "a_sks_toy_on_the_beach"
+    assert image_key("a sks toy on the beach") == "a_sks_toy_on_the_beach"
     long = "a sks toy " + "very " * 80
     prompts = ["ein sks Spielzeug im Schnee", "große Füße", "grüne Füße", "犬", "猫"]
-    prompts += [long + "red", long + "blue"]
+    prompts += [long + "red", long + "blue", "a sks toy", "a sks toy!", "a sks_toy"]
     run_id = tracker.trial_run(start(tracker, "letters"), "000", SETTINGS)
     tracker.log_report(run_id, 1, {"balance": 0.5}, [(image_key(p), WHITE) for p in prompts])
     assert set(tracker.last_images(run_id)) == {image_key(p) for p in prompts}
@@ -124,32 +124,6 @@ def test_adapter_comes_back_byte_for_byte_with_a_readable_manifest(tracker, clie
     assert tracker.download_adapter(run_id, tmp_path / "back").read_bytes() == path.read_bytes()
     manifest = client.download_artifacts(run_id, "adapter/manifest.json", str(tmp_path / "back"))
     assert json.loads(Path(manifest).read_text()) == {"steps": 20}
-
-
-def test_showcase_has_the_last_scores_and_the_last_image_of_each_prompt(tracker, tmp_path):
-    run_id = tracker.trial_run(start(tracker, "showcase"), "000", SETTINGS)
-    path = tmp_path / "adapter.safetensors"
-    prompts = ["a {} on the beach", "a blue {}", "a {} nobody drew"]
-    manifest = {"identifier": "ohwx", "class_noun": "toy", "prompts": prompts}
-    save_file({"A": np.ones((2, 2))}, path, metadata={"krona": json.dumps(manifest)})
-    tracker.log_adapter(run_id, path)
-    black = Image.new("RGB", (32, 32), "black")
-    images = [("an_ohwx_toy_on_the_beach", black), ("a_blue_ohwx_toy", black)]
-    tracker.log_report(run_id, 9, {"balance": 0.25, "toyvit": 0.3, "train_loss": 1.0}, images)
-    later = [("an_ohwx_toy_on_the_beach", WHITE)]
-    tracker.log_report(run_id, 10, {"balance": 0.5}, later)
-    showcase = tracker.showcase(run_id)
-    assert showcase.scores == {"balance": 0.5, "toyvit": 0.3}
-    shown = [(prompt, image.getpixel((0, 0))) for prompt, image in showcase.samples]
-    assert shown == [
-        ("an ohwx toy on the beach", (255, 255, 255)),
-        ("a blue ohwx toy", (0, 0, 0)),
-    ]
-
-
-def test_showcase_of_an_unknown_run_names_it(tracker):
-    with pytest.raises(KronaError, match="no run 'abc'"):
-        tracker.showcase("abc")
 
 
 def test_an_unknown_run_is_named_in_the_error(tracker):

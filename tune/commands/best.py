@@ -5,8 +5,8 @@ def best(*, subject: str | None = None, tracking_uri: str | None = None) -> None
     """Print the trials of a sweep, best first, with their scores.
 
     Args:
-        subject: Whose newest sweep to show [default: the newest sweep of all].
-        tracking_uri: MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db].
+        subject: Whose newest sweep to show. Unless given: the newest sweep of all.
+        tracking_uri: MLflow store. Unless given: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.
     """
     from tune.ranking import best as best_of
     from tune.ranking import rank, ranking_table, table_console

@@ -30,7 +30,8 @@ def doctor(*, base: str = "toyland", tracking_uri: str | None = None) -> None:
 
     Args:
         base: Checkpoint to try: 'toyland', a folder in diffusers layout, or a .safetensors file.
-        tracking_uri: MLflow store to try [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db].
+        tracking_uri: MLflow store to try. Unless given: $MLFLOW_TRACKING_URI or
+            sqlite:///mlflow.db.
     """
     from rich.console import Console
     from rich.table import Table

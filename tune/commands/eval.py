@@ -17,8 +17,8 @@ def evaluate(
     Args:
         adapters: Adapter files, or the MLflow runs that hold them.
         any_base: Accept adapters that were trained on another base.
-        tracking_uri: MLflow store of the runs [default: $MLFLOW_TRACKING_URI or
-            sqlite:///mlflow.db].
+        tracking_uri: MLflow store of the runs. Unless given: $MLFLOW_TRACKING_URI or
+            sqlite:///mlflow.db.
     """
     from rich.console import Console
     from rich.table import Table

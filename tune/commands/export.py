@@ -21,17 +21,17 @@ def export(
     """Write an adapter for another tool, load it back, print the error; a model card lies beside.
 
     Args:
-        run: MLflow run or adapter file [default: the subject's champion]. Krona's own, LoKr in
+        run: MLflow run or adapter file. Unless given: the subject's champion. Krona's own, LoKr in
             kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
         format: kohya (ComfyUI, A1111, LyCORIS), lycoris (create_lycoris_from_weights), diffusers
             (load_lora_adapter), peft (a folder), lora (any tool that loads LoRA), merged (a whole
             pipeline folder), or merged-file (a whole checkpoint in one file).
-        rank: Of the lora format; what it loses is measured [default: as much as is exact].
-        output: File or folder to write [default: in exports/SUBJECT-FORMAT].
-        subject: Whose champion [default: that of the newest sweep].
-        base: Checkpoint the adapter was trained on [default: as its manifest says].
+        rank: Of the lora format; what it loses is measured. Unless given: as much as is exact.
+        output: File or folder to write. Unless given: in exports/SUBJECT-FORMAT.
+        subject: Whose champion. Unless given: that of the newest sweep.
+        base: Checkpoint the adapter was trained on. Unless given: as its manifest says.
         any_base: Accept another base than that one.
-        tracking_uri: MLflow store [default: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db].
+        tracking_uri: MLflow store. Unless given: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.
     """
     from krona.attach import read_origin
     from krona.checkpoint import load_base

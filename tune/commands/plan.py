@@ -38,7 +38,7 @@ def plan(
         lora_rank: Plan a LoRA of this rank instead.
         targets: Adapted attention projections: any of the letters q, k, v, o.
         text_encoders: Adapt the text encoders too.
-        resolution: Side of the training images in pixels [default: the checkpoint's own].
+        resolution: Side of the training images in pixels. Unless given: the checkpoint's own.
         batch_size: Images in one forward pass.
         precision: Precision of the base's weights.
         mixed_precision: Arithmetic of the forward and backward pass.

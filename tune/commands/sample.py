@@ -22,17 +22,17 @@ def sample(
 
     Args:
         prompts: What to draw: "a {} on the beach".
-        adapter: Adapter file, or the MLflow run that holds it [default: none, the plain base].
+        adapter: Adapter file, or the MLflow run that holds it. Unless given: none, the plain base.
             Krona's own, LoKr in kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
-        base: Checkpoint [default: the one the adapter was trained on, else toyland].
+        base: Checkpoint. Unless given: the one the adapter was trained on, else toyland.
         any_base: Accept another base than the one the adapter was trained on.
         output: Folder that gets one PNG for each image, and sheet.png with all of them.
         images_per_prompt: Images for each prompt.
         sampling_steps: Denoising steps of the sampler.
         guidance_scale: Weight of classifier-free guidance.
         seed: Seed of the starting noise.
-        tracking_uri: MLflow store of the run [default: $MLFLOW_TRACKING_URI or
-            sqlite:///mlflow.db].
+        tracking_uri: MLflow store of the run. Unless given: $MLFLOW_TRACKING_URI or
+            sqlite:///mlflow.db.
     """
     from evals.protocol import Protocol
     from evals.sheet import contact_sheet

@@ -10,8 +10,8 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
     Args:
         host: Address to listen on; other machines reach it only if it is not 127.0.0.1.
         port: TCP port.
-        tracking_uri: MLflow database to serve [default: $MLFLOW_TRACKING_URI or
-            sqlite:///mlflow.db].
+        tracking_uri: MLflow database to serve. Unless given: $MLFLOW_TRACKING_URI or
+            sqlite:///mlflow.db.
     """
     from krona.errors import KronaError
     from tune.records import SQLITE, artifact_root, resolve_tracking_uri
