@@ -1,12 +1,15 @@
 """`krona plan` reads factors as people write them, and prints for people and for scripts."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from krona.adapter import AdapterConfig
 from krona.errors import KronaError
 from tune.commands.plan import adapter_config, plan
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_factors_are_one_pair_or_one_for_each_projection() -> None:
@@ -54,3 +57,13 @@ def test_json_and_the_table_tell_the_same_numbers(capsys: pytest.CaptureFixture[
     refused = [row["format"] for row in told["loaders"] if not row["does_load"]]
     assert refused == ["merged-file"]  # it names no AutoencoderTiny
     assert printed.count("loads") >= 4
+
+
+def test_the_readme_shows_what_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    plan(base="sdxl", factors=("4x64",), batch_size=1, precision="bf16")
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = README.read_text(encoding="utf-8").partition("$ krona plan --base sdxl")[2]
+    assert shown.splitlines()[1 : 1 + len(printed)] == printed
