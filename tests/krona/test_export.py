@@ -13,7 +13,6 @@ from trained import assert_close, assert_untouched, make_manifest, predict, snap
 
 from krona.adapter import AdapterConfig
 from krona.adapter_file import Manifest, load_adapter, save_adapter
-from krona.errors import KronaError
 from krona.export import export_adapter
 from krona.formats import kohya, unet_adapter
 from krona.inject import attention_linears, inject
@@ -256,56 +255,3 @@ def test_untrained_adapter_exports_with_no_error(sd, tmp_path):
     output = tmp_path / "b.safetensors"
     report = export_adapter(tmp_path / "a", base=sd, format="kohya", output=output)
     assert (report.max_abs_error, report.rel_error) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (OBLONG, r"one square factor .* has \(8, 4\); the nearest that fits is \((4|8), \1\)"),
-        (MIXED, r"has \(2, 2\), \(4, 4\); the nearest that fits is \((2|4), \1\)"),
-        (AdapterConfig(factors=(2, 32)), r"has \(2, 32\); the nearest that fits is \(8, 8\)"),
-    ],
-)
-def test_shape_that_diffusers_cannot_hold_is_refused(sd, train, tmp_path, config, message):
-    path, _ = train(sd, config)
-    with pytest.raises(KronaError, match=message):
-        export_adapter(path, base=sd, format="diffusers", output=tmp_path / "a.safetensors")
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize(
-    ("format", "name", "message"),
-    [
-        ("khoya", "a.safetensors", "format 'khoya' is unknown; did you mean 'kohya'"),
-        ("kohya", "a.ckpt", r"no file name for the kohya format; end it in \.safetensors"),
-        ("diffusers", "", r"no file name for the diffusers format"),
-        ("merged", "", "exists and is not an empty folder"),
-    ],
-)
-def test_wrong_output_is_refused(sd, train, tmp_path, format, name, message):
-    path, _ = train(sd, SQUARE)
-    with pytest.raises(KronaError, match=message):
-        export_adapter(path, base=sd, format=format, output=tmp_path / name)
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_wrong_base_is_refused_and_left_alone(sd, sdxl, train, tmp_path):
-    output = tmp_path / "a.safetensors"
-    path, _ = train(sd, SQUARE)
-    with pytest.raises(KronaError, match=r"is for a sd base; .* is sdxl"):
-        export_adapter(path, base=sdxl, format="kohya", output=output)
-    before = snapshot(sdxl.unet)
-    path, _ = train(sd, SQUARE, family="sdxl", base_model="another")
-    with pytest.raises(KronaError, match=r"was trained on another, whose .* \(--any-base\)"):
-        export_adapter(path, base=sdxl, format="kohya", output=output)
-    with pytest.raises(KronaError, match=r"does not fit .* \(it was trained on another\): "):
-        export_adapter(path, base=sdxl, format="kohya", output=output, is_any_base=True)
-    assert_untouched(sdxl.unet, before)
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_half_precision_base_is_refused(sd, train, tmp_path):
-    path, _ = train(sd, SQUARE)
-    half = replace(sd, unet=copy.deepcopy(sd.unet).to(torch.bfloat16))
-    with pytest.raises(KronaError, match=r"needs a float32 base; .* is in torch\.bfloat16"):
-        export_adapter(path, base=half, format="kohya", output=tmp_path / "a.safetensors")

@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
 from lycoris import create_lycoris_from_weights
 from original_naming import original_state
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from trained import assert_close, draw, make_manifest, predict, unchanged
+from trained import assert_close, draw, make_manifest, place, predict, unchanged
 
 from krona.adapter import AdapterConfig
 from krona.adapter_file import save_adapter
 from krona.attach import attach
 from krona.checkpoint import Base, load_base
-from krona.errors import KronaError
 from krona.export import export_adapter
 from krona.formats import ExportFormat, peft_folder
 from krona.inject import inject
@@ -124,11 +122,6 @@ TOOLS: dict[str, Callable[[Base, Path, Path], Base]] = {
     "merged-file": merged_file,
 }
 HOLD_ALL = ("kohya", "lora", "merged", "merged-file")
-FOLDERS = ("peft", "merged")
-
-
-def place(folder: Path, format: str) -> Path:
-    return folder / "out" / ("duck" if format in FOLDERS else "duck.safetensors")
 
 
 @contextmanager
@@ -257,59 +250,6 @@ def test_single_file_of_wide_text_encoder_is_in_open_clips_naming(
     expected = original_state(sd2.pipeline(), text=("cond_stage_model.model.",))
     assert load_file(output).keys() == expected.keys()
     assert load_base(output, config=Path(sd2.source)).prediction_type == "v_prediction"
-
-
-def test_single_file_refuses_a_base_without_original_names(
-    sd: Base, train: Any, tmp_path: Path
-) -> None:
-    path, _ = train(sd, SQUARE)
-    tiny = replace(sd, vae=AutoencoderTiny())
-    with pytest.raises(KronaError, match=r"has AutoencoderTiny; the merged format, a folder"):
-        export_adapter(path, base=tiny, format="merged-file", output=place(tmp_path, "merged-file"))
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize(
-    ("format", "config", "message"),
-    [
-        ("lycoris", OBLONG, r"at most d/f .* has \(8, 4\); the nearest that fits is \(4, 4\)"),
-        ("lycoris", AdapterConfig(factors=(32, 32)), r"the nearest that fits is \(4, 4\)"),
-        ("peft", OBLONG, r"PEFT loads one square .* nearest that fits is \((4|8), \1\)"),
-        ("peft", MIXED, r"has \(2, 2\), \(4, 4\); the nearest that fits is \((2|4), \1\)"),
-    ],
-)
-def test_shape_that_a_format_cannot_hold_is_refused_with_the_nearest(
-    sd: Base, train: Any, tmp_path: Path, format: ExportFormat, config: Any, message: str
-) -> None:
-    path, _ = train(sd, config)
-    with pytest.raises(KronaError, match=message):
-        export_adapter(path, base=sd, format=format, output=place(tmp_path, format))
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("rank", [0, -1])
-def test_rank_that_is_none_is_refused(sd: Base, train: Any, tmp_path: Path, rank: int) -> None:
-    path, _ = train(sd, SQUARE)
-    with pytest.raises(KronaError, match=f"rank={rank} is not a positive integer"):
-        export_adapter(path, base=sd, format="lora", output=place(tmp_path, "lora"), rank=rank)
-
-
-def test_rank_of_another_format_is_refused(sd: Base, train: Any, tmp_path: Path) -> None:
-    path, _ = train(sd, SQUARE)
-    with pytest.raises(KronaError, match="rank=4 is for the lora format; kohya has none"):
-        export_adapter(path, base=sd, format="kohya", output=place(tmp_path, "kohya"), rank=4)
-
-
-def test_other_weights_of_the_same_shape_are_refused_unless_asked_for(
-    sd: Base, train: Any, tmp_path: Path
-) -> None:
-    path, _ = train(sd, SQUARE, base_hash="0123456789abcdef")
-    output = place(tmp_path, "kohya")
-    with pytest.raises(KronaError, match=r"hash 0123456789ab; .*--any-base"), unchanged(sd):
-        export_adapter(path, base=sd, format="kohya", output=output)
-    assert not output.parent.exists()
-    export_adapter(path, base=sd, format="kohya", output=output, is_any_base=True)
-    assert output.exists()
 
 
 @pytest.mark.parametrize("config", [SQUARE, LORA])

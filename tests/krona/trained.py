@@ -31,6 +31,11 @@ def save_random(base: Base, config: AdapterConfig, path: Path, **changes: Any) -
     return expected
 
 
+def place(folder: Path, format: str) -> Path:
+    """Where an export goes, in a folder that is not there yet."""
+    return folder / "out" / ("duck" if format in ("peft", "merged") else "duck.safetensors")
+
+
 def make_manifest(base: Base, config: AdapterConfig, **changes: Any) -> Manifest:
     values: dict[str, Any] = {
         "config": config,
