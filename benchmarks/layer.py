@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
+from typing import Literal
 
 import torch
 import tyro
@@ -61,6 +62,8 @@ class Config:
 
     rounds: int = 15
     """Interleaved rounds in a case."""
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Precisions to time; bf16 takes an hour on a CPU without instructions for it."""
     threads: int = 1
     """CPU threads of torch."""
     device: str = "cpu"
@@ -173,7 +176,7 @@ def main() -> None:
     prepare(config.threads)
     console = Console(width=150)
     results = {}
-    for case in CASES:
+    for case in (case for case in CASES if case.dtype in config.dtypes):
         with console.status(case.name):
             results[case] = measure(case, config)
     console.print(time_table(results), saved_table(results))
