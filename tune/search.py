@@ -125,13 +125,13 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
     The paper's default is never pruned: it is what the others are compared with.
     """
 
-    def __init__(self, study: optuna.Study, *, max_steps: int, grace_steps: int) -> None:
+    def __init__(self, study: optuna.Study, *, max_steps: int) -> None:
         super().__init__(
             time_attr=TIME,
             metric=METRIC,
             mode="max",
             max_t=max_steps,
-            grace_period=grace_steps,
+            grace_period=-(-max_steps // 4),
             reduction_factor=2,
             stop_last_trials=False,
         )

@@ -24,7 +24,8 @@ class SweepConfig:
     """Number of trials, the paper's default setting among them. Unless given: 16; with --resume as
     many as the sweep was started with, and more extend it."""
     steps: int = TrialSettings.steps
-    """Optimizer steps of the longest trial."""
+    """Optimizer steps of the longest trial; others have half or three quarters, up to their next
+    evaluation."""
     learning_rate: tuple[float, float] = (1e-4, 3e-2)
     """Lowest and highest AdamW learning rate; searched on a log scale."""
     factors: tuple[tuple[int, int], ...] | None = None
@@ -101,7 +102,7 @@ class SweepConfig:
 
     @property
     def eval_every(self) -> int:
-        """Steps between evaluations, where pruning decides: as given, or a quarter of the steps."""
+        """Steps between evaluations: as given, or a quarter of the steps."""
         return min(self.experiment.eval_every or -(-self.steps // 4), self.steps)
 
     def tracking(self) -> str:

@@ -60,15 +60,10 @@ class Space:
 
 def make_space(config: SweepConfig, valid_factors: list[Pair]) -> Space:
     """The space of `config` on a base whose layers allow `valid_factors`."""
-    quarter = config.eval_every
     return Space(
         factors=_allowed(config.factors, valid_factors),
         learning_rate=config.learning_rate,
-        steps=tuple(
-            sorted(
-                {min(2 * quarter, config.steps), min(3 * quarter, config.steps)} | {config.steps}
-            )
-        ),
+        steps=_lengths(config.steps, config.eval_every),
         targets=config.targets,
         init=config.init,
         seed=config.seed,
@@ -78,6 +73,12 @@ def make_space(config: SweepConfig, valid_factors: list[Pair]) -> Space:
 def nearest_pair(pair: Pair, pairs: tuple[Pair, ...]) -> Pair:
     """The member of `pairs` with the least difference from `pair` in log a1 plus log a2."""
     return min(pairs, key=lambda p: sum(abs(math.log(x / y)) for x, y in zip(p, pair, strict=True)))
+
+
+def _lengths(steps: int, eval_every: int) -> tuple[int, ...]:
+    """Half, three quarters and all of the steps, each up to its next evaluation."""
+    num_evals = (-(-quarters * steps // (4 * eval_every)) for quarters in (2, 3, 4))
+    return tuple(sorted({min(n * eval_every, steps) for n in num_evals}))
 
 
 def _allowed(asked: tuple[Pair, ...] | None, valid: list[Pair]) -> tuple[Pair, ...]:

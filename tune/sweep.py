@@ -167,11 +167,7 @@ class _Sweep:
                 storage_path=str(self._folder.ray),
                 num_samples=num_trials,
                 search_alg=search,
-                scheduler=Pruner(
-                    search.study,
-                    max_steps=self._config.steps,
-                    grace_steps=self._config.eval_every,
-                ),
+                scheduler=Pruner(search.study, max_steps=self._config.steps),
                 max_concurrent_trials=num_at_once,
                 stop=self._stop,
                 callbacks=callbacks,

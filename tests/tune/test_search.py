@@ -127,8 +127,10 @@ def decisions(pruner: Pruner, step: int, scores: dict[str, float], default: str 
 
 
 def test_pruner_stops_the_lower_half_at_a_quarter_and_never_the_default(open_search):
-    pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
+    pruner = Pruner(open_search().study, max_steps=20)
     go, stop = TrialScheduler.CONTINUE, TrialScheduler.STOP
+    made = decisions(pruner, 4, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})
+    assert set(made.values()) == {go}
     made = decisions(pruner, 5, {"a": 0.5, "b": 0.6, "c": 0.1, "d": 0.2}, default="d")
     assert made == {"a": go, "b": go, "c": stop, "d": go}
     made = decisions(pruner, 10, {"b": 0.6, "a": 0.5})
@@ -136,7 +138,7 @@ def test_pruner_stops_the_lower_half_at_a_quarter_and_never_the_default(open_sea
 
 
 def test_pruner_ignores_reports_without_a_score(open_search):
-    pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
+    pruner = Pruner(open_search().study, max_steps=20)
     trial = tune_trial("a")
     pruner.on_trial_add(None, trial)
     assert pruner.on_trial_result(None, trial, {"step": 5}) == TrialScheduler.CONTINUE
@@ -148,7 +150,7 @@ def test_pruner_of_a_resumed_sweep_knows_the_scores_of_before(open_search):
         search.suggest(name)
         search.on_trial_result(name, result(5, score))
         search.on_trial_complete(name, result(20, score, is_final=True))
-    pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
+    pruner = Pruner(open_search().study, max_steps=20)
     assert decisions(pruner, 5, {"new": 0.4}) == {"new": TrialScheduler.STOP}
 
 
@@ -158,7 +160,7 @@ def test_a_resumed_trial_stands_once_in_a_rung_with_its_score_at_that_step(open_
         search.suggest(name)
         for step, score in scores.items():
             search.on_trial_result(name, result(step, score))
-    pruner = Pruner(open_search().study, max_steps=20, grace_steps=5)
+    pruner = Pruner(open_search().study, max_steps=20)
     resumed = tune_trial("again", number=0)
     pruner.on_trial_add(None, resumed)
     assert pruner.on_trial_result(None, resumed, result(15, 0.1)) == TrialScheduler.CONTINUE

@@ -5,7 +5,7 @@ import pytest
 from standin import VALID_FACTORS
 
 from krona.errors import KronaError
-from tune.config import TrialSettings
+from tune.config import ExperimentConfig, TrialSettings
 from tune.settings import SweepConfig
 from tune.space import make_space, nearest_pair
 
@@ -33,6 +33,19 @@ def test_factor_index_counts_pairs_by_their_product():
 def test_steps_are_the_last_three_quarters_of_any_length():
     lengths = {steps: make_space(SweepConfig(steps=steps), [(1, 1)]).steps for steps in (160, 5, 1)}
     assert lengths == {160: (80, 120, 160), 5: (4, 5), 1: (1,)}
+
+
+def test_steps_end_at_an_evaluation():
+    def lengths(eval_every: int) -> tuple[int, ...]:
+        experiment = ExperimentConfig(eval_every=eval_every)
+        return make_space(SweepConfig(steps=100, experiment=experiment), [(1, 1)]).steps
+
+    assert [lengths(n) for n in (10, 25, 30, 100)] == [
+        (50, 80, 100),
+        (50, 75, 100),
+        (60, 90, 100),
+        (100,),
+    ]
 
 
 def test_paper_default_is_four_by_sixty_four_at_full_length():
