@@ -63,7 +63,7 @@ class Config:
     rounds: int = 15
     """Interleaved rounds in a case."""
     dtypes: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """Precisions to time; bf16 takes an hour on a CPU without instructions for it."""
+    """Precisions to time; bf16 is slow on a CPU without instructions for it."""
     threads: int = 1
     """CPU threads of torch."""
     device: str = "cpu"
