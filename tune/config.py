@@ -17,6 +17,11 @@ DEFAULT_SUBJECT = "duck"
 OPENAI_CLIP = "ViT-B-32:openai"
 
 
+def quarter(steps: int) -> int:
+    """A quarter of the steps, up to a whole one: when trials are first scored, and pruned."""
+    return -(-steps // 4)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """What every trial on one subject and base shares."""

@@ -18,7 +18,7 @@ from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.pack_size import best_pack_size
 from tune.checks import check_device
-from tune.config import ExperimentConfig, TrialSettings
+from tune.config import ExperimentConfig, TrialSettings, quarter
 
 STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two steps
 MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
@@ -115,7 +115,7 @@ class Resident:
 
     def eval_every(self, settings: TrialSettings) -> int:
         """Steps between evaluations: as configured, or a quarter of the trial's steps."""
-        return self.config.eval_every or -(-settings.steps // 4)
+        return self.config.eval_every or quarter(settings.steps)
 
     def pack_size(self) -> int:
         """How many trials train fastest together here, measured with the paper's adapter."""

@@ -14,7 +14,7 @@ from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.config import TrialSettings
+from tune.config import TrialSettings, quarter
 from tune.records import METRIC, PAPER_DEFAULT, TIME, is_final
 from tune.space import Space
 
@@ -131,7 +131,7 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
             metric=METRIC,
             mode="max",
             max_t=max_steps,
-            grace_period=-(-max_steps // 4),
+            grace_period=quarter(max_steps),
             reduction_factor=2,
             stop_last_trials=False,
         )

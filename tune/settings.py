@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from krona.errors import KronaError
-from tune.config import ExperimentConfig, TrialSettings
+from tune.config import ExperimentConfig, TrialSettings, quarter
 from tune.records import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
@@ -103,7 +103,7 @@ class SweepConfig:
     @property
     def eval_every(self) -> int:
         """Steps between evaluations: as given, or a quarter of the steps."""
-        return min(self.experiment.eval_every or -(-self.steps // 4), self.steps)
+        return min(self.experiment.eval_every or quarter(self.steps), self.steps)
 
     def tracking(self) -> str:
         """The MLflow URI that the sweep is recorded under."""

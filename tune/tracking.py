@@ -241,10 +241,9 @@ class Tracker:
         run_id = self._run_id(name)
         newest = newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
         with tempfile.TemporaryDirectory() as folder:
-            return {
-                key: _loaded(self._client.download_artifacts(run_id, path, folder))
-                for key, path in newest.items()
-            }
+            paths = (self._client.download_artifacts(run_id, p, folder) for p in newest.values())
+            images = (Image.open(path).convert("RGB") for path in paths)
+            return dict(zip(newest, images, strict=True))
 
     def _run_id(self, name: str) -> str:
         model, found, alias = name.partition("@")
@@ -275,11 +274,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="numpy") as file:
         manifest: dict[str, Any] = json.loads((file.metadata() or {}).get("krona", "{}"))
     return manifest
-
-
-def _loaded(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _trial_run(run: Run) -> TrialRun:
