@@ -68,7 +68,7 @@ class Instrument:
 
 def settings_grid(config: Instrument) -> list[TrialSettings]:
     """Return the 24 settings: six learning rates, each with three factor pairs and LoRA."""
-    common = {"steps": config.steps}
+    common = {"steps": config.steps, "init": "kaiming"}  # the one law that both kinds are drawn by
     kron = [
         TrialSettings(a1=a1, a2=a2, learning_rate=rate, **common)
         for a1, a2 in FACTORS

@@ -29,17 +29,19 @@ class AdapterConfig:
         factors: (a1, a2), the shape of A, for all projections or for each (krona only).
         rank: rows of down (lora only).
         targets: attention projections to adapt; kept in the order q, k, v, o.
-        init: law of the random factor, A or down; the other starts at zero. "kaiming" is uniform
-            in ±1/√columns, "normal" has the standard deviation 1/rows (the paper's).
+        init: law of the random factor; the other starts at zero. "normal" has the standard
+            deviation 1/a1, or 1/rank, as the published code has it; "kaiming" is torch's for a
+            linear layer, uniform in ±1/√fan-in. The fan-in of A is a1, as that code holds A as the
+            weight of a layer from a1 to a2; that of down is the layer's own.
         scale: constant that multiplies the update.
         adapts_text: the text encoders get layers too, of the same factors or rank.
     """
 
     kind: Kind = "krona"
-    factors: Factors | Mapping[Projection, Factors] = (4, 64)
+    factors: Factors | Mapping[Projection, Factors] = (64, 8)
     rank: int = 4
     targets: tuple[Projection, ...] = PROJECTIONS
-    init: Init = "kaiming"
+    init: Init = "normal"
     scale: float = 1.0
     adapts_text: bool = False
 
@@ -108,7 +110,7 @@ class KronLinear(nn.Module):
         self.scale = scale
         device = base.weight.device
         b_shape = base.out_features // a1, base.in_features // a2
-        self.A = nn.Parameter(_random_factor(factors, init, generator).to(device))
+        self.A = nn.Parameter(_random_factor(factors, init, generator, fan_in=a1).to(device))
         self.B = nn.Parameter(torch.zeros(b_shape, device=device))
 
     @classmethod
@@ -147,7 +149,8 @@ class LoraLinear(nn.Module):
         self.base = base
         self.scale = scale
         device = base.weight.device
-        down = _random_factor((rank, base.in_features), init, generator)
+        shape = rank, base.in_features
+        down = _random_factor(shape, init, generator, fan_in=base.in_features)
         self.down = nn.Parameter(down.to(device))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
 
@@ -206,11 +209,12 @@ class PublishedKronLinear(nn.Module):
 AdapterLayer = KronLinear | LoraLinear | PublishedKronLinear
 
 
-def _random_factor(shape: tuple[int, int], init: Init, generator: torch.Generator) -> Tensor:
-    rows, columns = shape
+def _random_factor(
+    shape: tuple[int, int], init: Init, generator: torch.Generator, *, fan_in: int
+) -> Tensor:
     if init == "normal":
-        return torch.empty(shape).normal_(std=1 / rows, generator=generator)
-    bound = 1 / sqrt(columns)
+        return torch.empty(shape).normal_(std=1 / shape[0], generator=generator)
+    bound = 1 / sqrt(fan_in)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 

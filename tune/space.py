@@ -15,7 +15,7 @@ from tune.config import TrialSettings
 from tune.settings import SweepConfig
 
 Pair = tuple[int, int]
-PAPER = TrialSettings()  # DiffuseKronA (WACV 2025): a1=4, a2=64, learning rate 5e-4, q k v o
+PAPER = TrialSettings()
 
 
 @dataclass(frozen=True, kw_only=True)

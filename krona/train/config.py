@@ -44,7 +44,7 @@ class TrainConfig:
     """One training run; equal configs on equal data give bit-equal adapters."""
 
     adapter: AdapterConfig
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """Peak rate of AdamW."""
     steps: int = 500
     """Optimizer steps."""

@@ -83,19 +83,40 @@ def test_works_under_autocast(kind):
     assert all(getattr(layer, name).grad.dtype == torch.float32 for name in layer.factor_names)
 
 
-def test_kaiming_init_is_uniform_within_one_over_root_columns():
-    generator = torch.Generator().manual_seed(0)
-    layer = KronLinear(
-        nn.Linear(256, 256), (64, 64), init="kaiming", scale=1.0, generator=generator
-    )
-    assert layer.A.abs().max() <= 1 / 8
-    assert layer.A.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.03)
+def test_kaiming_init_is_torchs_of_the_layer_that_the_published_code_holds_a_as():
+    """That layer goes from a1 to a2; its weight is A transposed, and its fan-in a1."""
+    A = make_factor((4, 64), "kaiming")
+    assert A.abs().max() <= 1 / 2
+    assert A.std().item() == pytest.approx(1 / 2 / 3**0.5, rel=0.1)
+    assert torch.equal(A.flatten(), kaiming_weight(out_features=64, in_features=4).flatten())
 
 
-def test_normal_init_has_the_papers_deviation_of_one_over_rows():
+def test_kaiming_init_of_lora_is_torchs_of_its_own_layer():
     generator = torch.Generator().manual_seed(0)
-    layer = KronLinear(nn.Linear(256, 256), (32, 64), init="normal", scale=1.0, generator=generator)
-    assert layer.A.std().item() == pytest.approx(1 / 32, rel=0.03)
+    layer = LoraLinear(nn.Linear(256, 64), 4, init="kaiming", scale=1.0, generator=generator)
+    assert torch.equal(layer.down, kaiming_weight(out_features=4, in_features=256))
+
+
+@pytest.mark.parametrize("factors", [(4, 64), (64, 8)])
+def test_normal_init_has_the_papers_deviation_of_one_over_a1(factors):
+    A = make_factor(factors, "normal")
+    assert A.std().item() == pytest.approx(1 / factors[0], rel=0.1)
+
+
+def test_the_default_is_drawn_as_the_published_code_draws():
+    assert AdapterConfig().init == "normal"
+
+
+def make_factor(factors, init):
+    generator = torch.Generator().manual_seed(0)
+    layer = KronLinear(nn.Linear(256, 256), factors, init=init, scale=1.0, generator=generator)
+    return layer.A.detach()
+
+
+def kaiming_weight(*, out_features, in_features):
+    weight = torch.empty(out_features, in_features)
+    generator = torch.Generator().manual_seed(0)
+    return nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
 
 
 @pytest.mark.parametrize("kind", ["krona", "lora"])

@@ -22,9 +22,9 @@ def _bytes_of(module: nn.Module) -> int:
 
 @pytest.fixture(scope="module")
 def sd15() -> Plan:
-    """SD 1.5 at 512 px with the paper's default, in bfloat16, one image."""
-    config = PlanConfig(adapter=AdapterConfig(adapts_text=True), precision="bf16", batch_size=1)
-    return make_plan("sd15", config)
+    """SD 1.5 at 512 px with the factors of the paper's text, in bfloat16, one image."""
+    adapter = AdapterConfig(factors=(4, 64), adapts_text=True)
+    return make_plan("sd15", PlanConfig(adapter=adapter, precision="bf16", batch_size=1))
 
 
 def test_sd15_with_clip_adapters_is_the_paper_s_half_million(sd15: Plan) -> None:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from krona.errors import KronaError
 from tune.config import ExperimentConfig
 
-VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16) for a2 in (16, 32, 64)]
+VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16, 64) for a2 in (8, 16, 32, 64)]
 STEP_S = 0.01
 SLOW_STEP_S = 0.15
 COMPANY = 4

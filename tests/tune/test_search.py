@@ -35,8 +35,8 @@ def test_first_trial_is_the_papers_default_and_only_the_first(open_search):
     search = open_search()
     first, second = search.suggest("a"), search.suggest("b")
     assert (first["number"], first["paper_default"]) == (0, True)
-    assert (first["settings"]["a1"], first["settings"]["a2"]) == (4, 64)
-    assert first["settings"]["learning_rate"] == 5e-4
+    assert (first["settings"]["a1"], first["settings"]["a2"]) == (64, 8)
+    assert first["settings"]["learning_rate"] == 1e-3
     assert (second["number"], second["paper_default"]) == (1, False)
 
 

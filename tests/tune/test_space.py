@@ -48,20 +48,20 @@ def test_steps_end_at_an_evaluation():
     ]
 
 
-def test_paper_default_is_four_by_sixty_four_at_full_length():
+def test_paper_default_is_what_its_scripts_run_at_full_length():
     space = make_space(SweepConfig(), VALID_FACTORS)
     settings = space(optuna.trial.FixedTrial(space.paper_default()))
     assert TrialSettings.from_dict(settings) == TrialSettings(
-        a1=4, a2=64, learning_rate=5e-4, steps=100, targets="qkvo", init="kaiming", seed=0
+        a1=64, a2=8, learning_rate=1e-3, steps=100, targets="qkvo", init="normal", seed=0
     )
 
 
 def test_paper_default_moves_to_the_nearest_that_is_allowed():
-    config = SweepConfig(learning_rate=(1e-3, 1e-2), targets=("kv",), init=("normal",))
-    space = make_space(config, [(1, 1), (8, 32), (2, 2)])
+    config = SweepConfig(learning_rate=(2e-3, 1e-2), targets=("kv",), init=("kaiming",))
+    space = make_space(config, [(1, 1), (32, 4), (2, 2)])
     settings = space(optuna.trial.FixedTrial(space.paper_default()))
-    assert (settings["a1"], settings["a2"], settings["learning_rate"]) == (8, 32, 1e-3)
-    assert (settings["targets"], settings["init"]) == ("kv", "normal")
+    assert (settings["a1"], settings["a2"], settings["learning_rate"]) == (32, 4, 2e-3)
+    assert (settings["targets"], settings["init"]) == ("kv", "kaiming")
 
 
 def test_nearest_pair_measures_in_factors_of_two():

@@ -92,7 +92,7 @@ def test_champion_is_the_best_finished_trial_and_beats_the_papers_default(swept,
     assert swept.best is not None
     assert swept.best.balance == max(finished.values())
     default = next(row for row in swept.rows if row.is_paper_default)
-    assert (default.a1, default.a2, default.learning_rate, default.steps) == (4, 64, 5e-4, 20)
+    assert (default.a1, default.a2, default.learning_rate, default.steps) == (64, 8, 1e-3, 20)
     assert default.state == "finished"
     assert swept.best.balance > default.balance
     version = client.get_model_version_by_alias("krona-monster", "champion")

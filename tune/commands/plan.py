@@ -18,7 +18,7 @@ _PAIR = re.compile(r"(?:([qkvo])=)?(\d+)[x,](\d+)")
 def plan(
     *,
     base: str = TOYLAND,
-    factors: tuple[str, ...] = ("4x64",),
+    factors: tuple[str, ...] = (f"{TrialSettings.a1}x{TrialSettings.a2}",),
     lora_rank: int | None = None,
     targets: str = TrialSettings.targets,
     text_encoders: bool = False,
