@@ -6,6 +6,7 @@ A run's numbers do not depend on which other runs it is advanced with, beyond ro
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -50,18 +51,19 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        return self.state.step >= self.config.steps
+        return self.state.step >= self.config.steps and not self.owes_record
 
     @property
-    def is_due(self) -> bool:
-        """Whether a record belongs to the step that it stands at."""
-        return self.is_done or self.state.step % self.config.report_every == 0
+    def owes_record(self) -> bool:
+        """Whether a record belongs to the step that it stands at, and is still to be made."""
+        step, config = self.state.step, self.config
+        return self._num_steps > 0 and (step >= config.steps or step % config.report_every == 0)
 
     @property
     def steps_to_record(self) -> int:
         """Steps to the next multiple of report_every, or to the last step."""
-        every = self.config.report_every
-        return min(every - self.state.step % every, self.config.steps - self.state.step)
+        every, step = self.config.report_every, self.state.step
+        return 0 if self.owes_record else min(every - step % every, self.config.steps - step)
 
     def add(self, num_steps: int, loss_and_norm: Tensor, seconds: float) -> None:
         """Count steps in the next record's means: the sums of their losses and norms, (2,)."""
@@ -116,28 +118,50 @@ def advance(base: Base, runs: Sequence[Run]) -> list[Record | NonFiniteLossError
         runs: at least one, none of them done, each with an adapter of its own.
     Returns: for each run its record, or why it has none, or None if none is due yet.
     Raises: KronaError if the runs cannot share a forward pass, or whatever else went wrong, such as
-        torch.OutOfMemoryError; all runs are then as before.
+        torch.OutOfMemoryError; the runs then stand at the last step that they made, to go on with
+        whichever others.
     """
     _check_alike(base, runs)
-    snapshots = [run.state.snapshot() for run in runs]
     num_steps = min(run.steps_to_record for run in runs)
-    try:
-        with Pack(base.network, [run.state.adapter for run in runs]) as pack:
-            start_s = time.perf_counter()
-            sums = torch.stack([_step(base, runs, pack) for _ in range(num_steps)]).sum(0)
-            seconds = time.perf_counter() - start_s
-            is_due = [run.is_due for run in runs]
-            fixed = _fixed_losses(base, runs, is_due, pack)
-    except BaseException:
-        for run, snapshot in zip(runs, snapshots, strict=True):
-            run.state.restore(snapshot)
-        raise
-    for run, loss_and_norm in zip(runs, sums, strict=True):
-        run.add(num_steps, loss_and_norm, seconds)
+    with Pack(base.network, [run.state.adapter for run in runs]) as pack:
+        _make_steps(base, runs, pack, num_steps)
+        is_due = [run.owes_record for run in runs]
+        fixed = _fixed_losses(base, runs, is_due, pack)
     return [
         run.outcome(loss) if due else None
         for run, due, loss in zip(runs, is_due, fixed, strict=True)
     ]
+
+
+def _make_steps(base: Base, runs: Sequence[Run], pack: Pack, num_steps: int) -> None:
+    """Advance all by `num_steps`; where a step fails, those before it count."""
+    made: list[Tensor] = []
+    start_s = time.perf_counter()
+    try:
+        for _ in range(num_steps):
+            with _as_if_never_drawn(runs):
+                made.append(_step(base, runs, pack))
+    finally:
+        if made:
+            seconds = time.perf_counter() - start_s
+            for run, loss_and_norm in zip(runs, torch.stack(made).sum(0), strict=True):
+                run.add(len(made), loss_and_norm, seconds)
+
+
+@contextmanager
+def _as_if_never_drawn(runs: Sequence[Run]) -> Iterator[None]:
+    """Have the runs draw the same random numbers again for a step that they could not make.
+
+    Nothing else of a run changes before its optimizer's step, which needs no memory of its own.
+    """
+    before = [(run.state, run.state.step, run.state.generator.get_state()) for run in runs]
+    try:
+        yield
+    except BaseException:
+        for state, step, drawn in before:
+            if state.step == step:
+                state.generator.set_state(drawn)
+        raise
 
 
 def _step(base: Base, runs: Sequence[Run], pack: Pack) -> Tensor:

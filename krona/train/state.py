@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ from krona.inject import Adapter
 from krona.train.config import TrainConfig
 
 _MAY_DIFFER_ON_RESUME = {"report_every", "num_fixed_pairs"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A state at a step: copies of its tensors by name, and the rest as plain JSON values."""
-
-    tensors: Mapping[str, Tensor]
-    progress: Mapping[str, Any]
 
 
 class TrainState:
@@ -49,6 +40,7 @@ class TrainState:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self._moments = self.optimizer.state[self.flat] = _no_moments(self.flat)
         self.scaler = torch.amp.GradScaler(
             self.flat.device.type, enabled=config.mixed_precision == "fp16"
         )
@@ -68,36 +60,15 @@ class TrainState:
         if self.average is not None:
             self.average.lerp_(self.flat, max(1 - self._ema_decay, 1 / self.step))
 
-    def snapshot(self) -> Snapshot:
-        """Copy everything, for restore()."""
-        tensors = {f"adapter.{name}": t for name, t in self.adapter.state_dict().items()}
-        moments = self.optimizer.state.get(self.flat, {})
-        tensors |= {f"optimizer.{name}": value.clone() for name, value in moments.items()}
-        tensors["generator"] = self.generator.get_state()
-        if self.average is not None:
-            tensors["average"] = self.average.clone()
-        progress = {"step": self.step, "config": self._config, "scaler": self.scaler.state_dict()}
-        return Snapshot(tensors=tensors, progress=progress)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot; what follows is bit-equal to what followed it."""
-        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for name, tensor in snapshot.tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self.adapter.load_state_dict(parts["adapter"])
-        moments = {0: parts["optimizer"]} if parts["optimizer"] else {}
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        self.generator.set_state(parts["generator"][""])
-        if self.average is not None:
-            self.average.copy_(parts["average"][""])
-        self.scaler.load_state_dict(dict(snapshot.progress["scaler"]))
-        self.step = snapshot.progress["step"]
-
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, atomically."""
-        snapshot = self.snapshot()
-        write_safetensors(path, snapshot.tensors, {"krona-state": json.dumps(snapshot.progress)})
+        tensors = {f"adapter.{name}": t for name, t in self.adapter.state_dict().items()}
+        tensors |= {f"optimizer.{name}": t for name, t in self._moments.items()}
+        tensors["generator"] = self.generator.get_state()
+        if self.average is not None:
+            tensors["average"] = self.average
+        progress = {"step": self.step, "config": self._config, "scaler": self.scaler.state_dict()}
+        write_safetensors(path, tensors, {"krona-state": json.dumps(progress)})
 
     @classmethod
     def load(cls, path: Path, adapter: Adapter, config: TrainConfig) -> "TrainState":
@@ -111,8 +82,22 @@ class TrainState:
             raise KronaError(f"{path} holds no training state; resume from state.safetensors")
         progress = json.loads(metadata["krona-state"])
         _check_same_run(path, progress["config"], state._config)
-        state.restore(Snapshot(tensors=tensors, progress=progress))
+        state._restore(tensors, progress)
         return state
+
+    def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.adapter.load_state_dict(parts["adapter"])
+        for name, moment in self._moments.items():
+            moment.copy_(parts["optimizer"][name])
+        self.generator.set_state(parts["generator"][""])
+        if self.average is not None:
+            self.average.copy_(parts["average"][""])
+        self.scaler.load_state_dict(dict(progress["scaler"]))
+        self.step = progress["step"]
 
 
 @contextmanager
@@ -140,6 +125,15 @@ def _lay_side_by_side(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)
     return flat
+
+
+def _no_moments(flat: Tensor) -> dict[str, Tensor]:
+    """AdamW's state before its first step, which would else make it: there memory may be short."""
+    return {
+        "step": torch.zeros((), device=flat.device),
+        "exp_avg": torch.zeros_like(flat),
+        "exp_avg_sq": torch.zeros_like(flat),
+    }
 
 
 def _check_same_run(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from krona.inject import Adapter, attention_linears, inject, make_adapter
 from krona.pack import Pack
 from krona.photos import load_photos
 from krona.subject import load_subject
-from krona.train import pack_size
+from krona.train import loop, pack_size
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
-from krona.train.loop import Run, advance
+from krona.train.loop import Record, Run, advance
 from krona.train.pack_size import best_pack_size
 from krona.train.state import TrainState
 
@@ -141,30 +141,58 @@ def test_a_nan_in_one_run_leaves_the_others_bit_identical(
         assert all(torch.equal(good[name], beside_bad[name]) for name in good)
 
 
-def test_a_failed_pack_is_as_before_and_goes_on(
-    sd: Base, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_before", [0, 1, 10], ids=["first", "second", "fixed pairs"])
+def test_a_failed_pack_keeps_the_steps_that_it_made_and_goes_on(
+    sd: Base, prepare: Prepare, monkeypatch: pytest.MonkeyPatch, num_before: int
 ) -> None:
     data = prepare(sd, CONFIG)
     linears = attention_linears(sd.unet)
-    whole = finish(sd, [make_run(sd, data, config) for config in MIXED[:2]])
-    runs = [make_run(sd, data, config) for config in MIXED[:2]]
-    advance(sd, runs)
+    uncut = [make_run(sd, data, config) for config in MIXED[:2]]
+    cut = [make_run(sd, data, config) for config in MIXED[:2]]
+    expected = [advance(sd, uncut) for _ in range(2)]
     calls = iter(range(100))
     forward = sd.unet.forward
 
-    def fail_at_the_fourth(*args: Any, **options: Any) -> Any:
-        if next(calls) == 3:
+    def fail_once(*args: Any, **options: Any) -> Any:
+        if next(calls) == num_before:
             raise torch.OutOfMemoryError("out of memory")
         return forward(*args, **options)
 
-    monkeypatch.setattr(sd.unet, "forward", fail_at_the_fourth)
+    monkeypatch.setattr(sd.unet, "forward", fail_once)
     with pytest.raises(torch.OutOfMemoryError):
-        advance(sd, runs)
-    monkeypatch.setattr(sd.unet, "forward", forward)
-    assert [run.state.step for run in runs] == [10, 10]
+        advance(sd, cut)
+    assert [run.state.step for run in cut] == [num_before] * 2
     assert attention_linears(sd.unet) == linears
-    for one, other in zip(whole, finish(sd, runs), strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    for outcomes in expected:
+        for outcome, told in zip(advance(sd, cut), outcomes, strict=True):
+            assert isinstance(outcome, Record)
+            assert isinstance(told, Record)
+            numbers = [asdict(replace(record, step_s=0.0)) for record in (outcome, told)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-6)  # sums in another order
+    assert all(run.is_done for run in cut)
+    for one, other in zip(uncut, cut, strict=True):
+        assert torch.equal(one.state.flat, other.state.flat)
+
+
+def test_a_run_that_owes_its_last_record_is_not_done(
+    sd: Base, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(sd, prepare(sd, CONFIG), replace(CONFIG, steps=1))
+    losses = loop.batch_losses
+
+    def fail_on_fixed_pairs(*args: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("out of memory")
+        return losses(*args, **options)
+
+    monkeypatch.setattr(loop, "batch_losses", fail_on_fixed_pairs)
+    with pytest.raises(torch.OutOfMemoryError):
+        advance(sd, [run])
+    monkeypatch.setattr(loop, "batch_losses", losses)
+    assert (run.state.step, run.is_done) == (1, False)
+    (record,) = advance(sd, [run])
+    assert isinstance(record, Record)
+    assert (record.step, run.is_done) == (1, True)
 
 
 def test_the_pack_doubles_while_that_is_faster_and_fits(
