@@ -70,8 +70,9 @@ def fixed_pairs(
 
 def added_conditions(pooled: Tensor, resolution: int) -> dict[str, Tensor]:
     """SDXL's further conditions: pooled text (n, p); original size, crop corner, target size."""
-    ids = torch.tensor([resolution, resolution, 0, 0, resolution, resolution])
-    return {"text_embeds": pooled, "time_ids": ids.to(pooled).expand(len(pooled), -1)}
+    time_ids = pooled.new_full((len(pooled), 6), resolution)
+    time_ids[:, 2:4] = 0
+    return {"text_embeds": pooled, "time_ids": time_ids}
 
 
 def _mix(alpha_bar: Tensor) -> tuple[Tensor, Tensor]:

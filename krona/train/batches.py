@@ -1,7 +1,7 @@
 """Batches of runs and their losses: latents and random numbers in, one forward pass for all."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +20,28 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one run has the UNet predict.
+    """What one run has the UNet predict; its tensors are on the CPU, where they were drawn.
 
-    latents, noise: (n, c, h, w) and timesteps (n,), on the CPU.
-    prompts: n of them.  text: the same, encoded without an adapter, on the base's device.
+    latents, noise: (n, c, h, w).  timesteps: (n,), and alpha_bar (n,) there.
     weights: (n,) of the images' errors in the run's loss.
+    prompts: n of them.  rows: (n,) which of `text` they are.
+    text: the run's prompts, encoded without an adapter, on the base's device.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    alpha_bar: Tensor
+    weights: Tensor
+    rows: Tensor
     prompts: tuple[str, ...]
     text: PromptEmbeds
-    weights: Tensor
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+_DRAWN = ("latents", "noise", "timesteps", "alpha_bar", "weights", "rows")
 
 
 def random_batch(
@@ -50,19 +56,21 @@ def random_batch(
         latents.append(dist.sample(drawn[-1], generator))
     noise = torch.randn(n * len(dists), *latents[0].shape[1:], generator=generator)
     timesteps = torch.cat([_spread(num_timesteps, n, generator) for _ in dists])
+    alpha_bar = base.scheduler.alphas_cumprod[timesteps]
     weights = torch.tensor([1.0, config.prior_weight])[: len(dists)].repeat_interleave(n) / n
     if config.min_snr_gamma is not None:
-        alpha_bar = base.scheduler.alphas_cumprod[timesteps]
         weights = weights * min_snr_weights(alpha_bar, config.min_snr_gamma, base.prediction_type)
-    of_class = [len(data.latents)] * (n * (len(dists) - 1))
-    rows = drawn[0].tolist() + of_class
+    of_class = torch.full((n * (len(dists) - 1),), len(data.latents))
+    rows = torch.cat([drawn[0], of_class])
     return Batch(
         latents=torch.cat(latents),
         noise=noise,
         timesteps=timesteps,
-        prompts=tuple(data.prompts[row] for row in rows),
-        text=data.text[rows],
+        alpha_bar=alpha_bar,
         weights=weights,
+        rows=rows,
+        prompts=tuple(data.prompts[row] for row in rows),
+        text=data.text,
     )
 
 
@@ -96,16 +104,17 @@ def fixed_batches(base: Base, data: TrainData, config: TrainConfig) -> Iterator[
         generator=torch.Generator().manual_seed(0),
     )
     for start in range(0, config.num_fixed_pairs, config.batch_size):
-        rows = slice(start, start + config.batch_size)
-        images = pairs.images[rows].tolist()
-        latents = data.latents.mean[images]
+        some = slice(start, start + config.batch_size)
+        images, timesteps = pairs.images[some], pairs.timesteps[some]
         yield Batch(
-            latents=latents,
-            noise=pairs.noise[rows],
-            timesteps=pairs.timesteps[rows],
+            latents=data.latents.mean[images],
+            noise=pairs.noise[some],
+            timesteps=timesteps,
+            alpha_bar=base.scheduler.alphas_cumprod[timesteps],
+            weights=torch.full((len(images),), 1 / config.num_fixed_pairs),
+            rows=images,
             prompts=tuple(data.prompts[image] for image in images),
-            text=data.text[images],
-            weights=torch.full((len(latents),), 1 / config.num_fixed_pairs),
+            text=data.text,
         )
 
 
@@ -119,31 +128,42 @@ def batch_losses(
         resolution: side of the images in pixels.
         config: of any of the runs; they agree in mixed_precision and in whether text is adapted.
     """
-    latents = torch.cat([batch.latents for batch in batches])
-    noise = torch.cat([batch.noise for batch in batches])
-    timesteps = torch.cat([batch.timesteps for batch in batches])
-    weights = torch.cat([batch.weights for batch in batches]).to(base.device)
-    alpha_bar = base.scheduler.alphas_cumprod[timesteps]
-    wanted = target(latents, noise, alpha_bar, base.prediction_type).to(base.device)
+    latents, noise, timesteps, alpha_bar, weights, rows = _moved(
+        [torch.cat([getattr(batch, name) for batch in batches]) for name in _DRAWN], base.device
+    )
+    wanted = target(latents, noise, alpha_bar, base.prediction_type)
+    sizes = [len(batch) for batch in batches]
     with _autocast(base, config):
         if config.adapter.adapts_text:
             text = embed(base, [prompt for batch in batches for prompt in batch.prompts])
         else:
-            text = PromptEmbeds.cat([batch.text for batch in batches])
+            of_batches = zip(batches, rows.split(sizes), strict=True)
+            text = PromptEmbeds.cat([batch.text[some] for batch, some in of_batches])
         added = None if text.pooled is None else added_conditions(text.pooled, resolution)
         predicted = base.unet(
-            add_noise(latents, noise, alpha_bar).to(base.device, base.dtype),
-            timesteps.to(base.device),
+            add_noise(latents, noise, alpha_bar).to(base.dtype),
+            timesteps,
             text.embeds,
             added_cond_kwargs=added,
             return_dict=False,
         )[0]
     errors = F.mse_loss(predicted.float(), wanted, reduction="none").mean(dim=(1, 2, 3))
-    parts = torch.split(weights * errors, [len(batch) for batch in batches])
-    return torch.stack([part.sum() for part in parts])
+    return torch.stack([part.sum() for part in torch.split(weights * errors, sizes)])
+
+
+def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of the CPU on a device, by one copy; on CUDA from pinned memory, without waiting.
+
+    Integers travel as floating-point numbers, which hold them exactly up to 2^24 and more.
+    """
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    if device.type == "cuda":
+        flat = flat.pin_memory()
+    parts = flat.to(device, non_blocking=True).split([tensor.numel() for tensor in tensors])
+    return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
 
 
 def _autocast(base: Base, config: TrainConfig) -> AbstractContextManager[Any]:
     """Autocast without accelerate's Accelerator, whose state is one for the whole process."""
     dtype = _AUTOCAST.get(config.mixed_precision)
-    return torch.autocast(base.device.type, dtype, enabled=dtype is not None)
+    return nullcontext() if dtype is None else torch.autocast(base.device.type, dtype)

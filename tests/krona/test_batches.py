@@ -1,17 +1,20 @@
 """A batch: timesteps over the whole schedule, every photo in its turn, weights that add up."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from krona.adapter import AdapterConfig
 from krona.cache import Cache
 from krona.checkpoint import Base
 from krona.photos import load_photos
 from krona.subject import load_subject
-from krona.train.batches import Batch, fixed_batches, random_batch
+from krona.train.batches import Batch, batch_losses, fixed_batches, random_batch
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
 
@@ -56,6 +59,41 @@ def test_no_photo_comes_again_before_all_have_come(sd: Base, data: TrainData) ->
         assert sorted(which[:num]) == list(range(num))
 
 
+class Copies(TorchDispatchMode):
+    """Counts the tensors that go from the CPU to another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            self.num += args[0].device.type == "cpu" != result.device.type
+        if func is torch.ops.aten.copy_.default:
+            self.num += args[1].device.type == "cpu" != args[0].device.type
+        return result
+
+
+@pytest.mark.parametrize("num_runs", [1, 3])
+def test_a_step_copies_to_the_device_once(
+    sdxl: Base, subject_dir: Path, cache: Cache, num_runs: int
+) -> None:
+    photos = load_photos(subject_dir, resolution=16)
+    config = replace(CONFIG, min_snr_gamma=5.0)
+    data = prepare_data(sdxl, load_subject(str(subject_dir)), photos, config, cache)
+    device = torch.device("meta")
+    elsewhere = replace(sdxl, device=device, unet=copy.deepcopy(sdxl.unet).to(device))
+    data = replace(data, text=data.text.to(device, sdxl.dtype))
+    drawn = batches(elsewhere, data, config, num_runs)
+    with Copies() as copies:
+        losses = batch_losses(elsewhere, drawn, resolution=16, config=config)
+    assert (losses.shape, losses.device) == ((num_runs,), device)
+    assert copies.num == 1
+
+
 def test_class_images_get_a_spread_of_their_own(sd: Base, data: TrainData) -> None:
     both = replace(data, class_latents=data.latents)
     (batch,) = batches(sd, both, replace(CONFIG, prior_weight=0.5), 1)
@@ -78,9 +116,8 @@ def test_each_photo_is_told_by_its_own_caption(sd: Base, subject_dir: Path, cach
     phrase = f"{subject.identifier} {subject.class_noun}"
     expected = [*(f"a {phrase} in place {i}" for i in range(num - 1)), f"a {phrase}"]
     for batch in [*batches(sd, data, CONFIG, 5), *fixed_batches(sd, data, CONFIG)]:
-        for latents, prompt, text in zip(
-            batch.latents, batch.prompts, batch.text.embeds, strict=True
-        ):
+        embeds = batch.text[batch.rows].embeds
+        for latents, prompt, text in zip(batch.latents, batch.prompts, embeds, strict=True):
             which = expected.index(prompt)
             assert torch.equal(latents, known.mean[which])
             assert torch.equal(text, data.text.embeds[which])
