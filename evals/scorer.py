@@ -71,6 +71,7 @@ class Scorer:
             )
         self.subject = subject
         self.protocol = protocol
+        self._resolution = photos.pixels.shape[-1]
         self._cache = cache
         self._clip = clip
         self._image_encoders: dict[str, ClipEncoder | DinoEncoder] = {"clip_i": clip}
@@ -119,7 +120,8 @@ class Scorer:
         return sample(base, prompts, **self._sampling())
 
     def _sampling(self) -> dict[str, Any]:
-        return {**self.protocol.sampling(), "cache": self._cache}
+        size = {"resolution": self._resolution}
+        return {**self.protocol.sampling(), **size, "cache": self._cache}
 
     def _calibrate(self, base: Base, photos: Photos) -> Anchors:
         key = {
@@ -127,10 +129,10 @@ class Scorer:
             "base": base.content_hash,
             "dtype": str(base.dtype),
             "photos": photos.hashes,
-            "resolution": photos.pixels.shape[-1],
+            "resolution": self._resolution,
             "subject": [self.subject.instance_prompts, self.subject.class_prompts],
             "encoders": {name: e.content_hash for name, e in self._image_encoders.items()},
-            "protocol": asdict(self.protocol),
+            "sampling": asdict(self.protocol),
         }
         raw = self._cache.get(key, lambda: self._anchor_values(base))
         scale = {name: Scale(zero=float(low), one=float(high)) for name, (low, high) in raw.items()}
