@@ -1,7 +1,8 @@
 """A base without weights and an adapter in it in; out, what one training step on it costs.
 
 As krona.train does it: the UNet predicts for noisy latents and cached prompt embeddings. Where the
-text encoders are adapted, they run in the step too. Attention is the fused kind, in linear memory.
+text encoders are adapted, they run in the step too. Sampling has its own. Attention is the fused
+kind, in linear memory.
 """
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -15,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from krona.encode import text_features
 from krona.objective import added_conditions
 from krona.skeleton import Skeleton
-from krona.trace import StepCost, trace_step
+from krona.trace import StepCost, trace_forward, trace_step
 
 _FLOAT32_ON_CUDA = (F.group_norm, F.layer_norm)
 
@@ -48,10 +49,21 @@ def dry_step(
     return trace_step(forward, [base.unet, *base.text_encoders])
 
 
+def dry_sample(base: Skeleton, *, resolution: int) -> tuple[int, int]:
+    """Most bytes alive while one image is sampled: per row of the UNet's batch, and in decoding."""
+    text = _cached_text(base, 1)
+    side = base.latent_side(resolution)
+    latents = torch.zeros(1, base.vae.config.latent_channels, side, side)
+    return (
+        trace_forward(lambda: _predict(base, text, resolution), [base.unet]),
+        trace_forward(lambda: base.vae.decode(latents), [base.vae]),
+    )
+
+
 def _predict(base: Skeleton, text: dict[str, Tensor], resolution: int) -> Tensor:
     """The UNet's prediction for latents of images of `resolution` px, one for each prompt."""
     pooled, batch_size = text.get("pooled"), len(text["embeds"])
-    side = base.unet.config.sample_size * resolution // base.resolution
+    side = base.latent_side(resolution)
     prediction: Tensor = base.unet(
         torch.zeros(batch_size, base.unet.config.in_channels, side, side, dtype=_dtype(base)),
         torch.zeros(batch_size, dtype=torch.long),

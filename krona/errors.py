@@ -1,5 +1,6 @@
 """What a user can act on: KronaError, and NonFiniteLossError for a training that diverged."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -24,3 +25,8 @@ def nearest(got: str, valid: Iterable[str]) -> str:
     close = get_close_matches(got, names, n=1, cutoff=0.5)
     listed = ", ".join(names) or "none"
     return f"did you mean '{close[0]}'? Known: {listed}" if close else f"known: {listed}"
+
+
+def nearest_pair(pair: tuple[int, int], pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The member of `pairs` with the least difference from `pair` in log a1 plus log a2."""
+    return min(pairs, key=lambda p: sum(abs(math.log(x / y)) for x, y in zip(p, pair, strict=True)))

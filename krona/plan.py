@@ -24,8 +24,6 @@ from krona.trace import StepCost
 from krona.train.config import Mixed
 from krona.train.data import check_pixel_unit
 
-_BYTES_PER_FACTOR = 4 * 4  # float32: the value, its gradient, and AdamW's two moments
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
@@ -40,6 +38,7 @@ class PlanConfig:
         mixed_precision: arithmetic of the UNet by autocast, as in TrainConfig.
         has_checkpointing: recompute each block in the backward instead of keeping what it made.
         keeps_encoders: the autoencoder and the text encoders stay on the device.
+        keeps_average: a moving average of the adapter is kept.
     """
 
     adapter: AdapterConfig
@@ -49,6 +48,15 @@ class PlanConfig:
     mixed_precision: Mixed = "no"
     has_checkpointing: bool = False
     keeps_encoders: bool = True
+    keeps_average: bool = True
+
+    @property
+    def bytes_per_param(self) -> int:
+        """Of an adapter: its value, gradient, AdamW's two moments, the average; all in float32.
+
+        Four more are needed while it is scored or saved, when no activations are there.
+        """
+        return 4 * (5 if self.keeps_average else 4)
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, get_args(Precision))
@@ -65,7 +73,7 @@ class Memory:
 
     Attributes:
         unet, text_encoders, vae: weights and buffers; 0 where a part is not kept.
-        adapter: float32 factors, their gradients and AdamW's two moments.
+        adapter: factors, gradients, moments and average, PlanConfig.bytes_per_param each.
         saved: what the forward keeps for the backward.
         transient: what is alive beside that at the worst moment.
     """
@@ -159,7 +167,7 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
         num_text_params=num_params - adapters["unet"].num_params,
         num_base_params=num_base_params,
         file_bytes=float32_file_bytes(_tensor_shapes(adapters)),
-        memory=_memory(weights, num_params, cost),
+        memory=_memory(weights, num_params * config.bytes_per_param, cost),
         forward_flops=cost.forward_flops,
         backward_flops=cost.backward_flops,
         lora_rank=exact_lora_rank(config.adapter, shapes),
@@ -192,20 +200,21 @@ def _weight_bytes(skeleton: Skeleton, config: PlanConfig) -> dict[str, int]:
     """Bytes of the frozen parts on the device."""
     keeps_text = config.keeps_encoders or config.adapter.adapts_text
     return {
-        "unet": _num_bytes(skeleton.unet),
-        "text_encoders": sum(map(_num_bytes, skeleton.text_encoders)) if keeps_text else 0,
-        "vae": _num_bytes(skeleton.vae) if config.keeps_encoders else 0,
+        "unet": num_bytes(skeleton.unet),
+        "text_encoders": sum(map(num_bytes, skeleton.text_encoders)) if keeps_text else 0,
+        "vae": num_bytes(skeleton.vae) if config.keeps_encoders else 0,
     }
 
 
-def _num_bytes(module: nn.Module) -> int:
+def num_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
     return sum(t.nbytes for tensors in (module.parameters(), module.buffers()) for t in tensors)
 
 
-def _memory(weights: dict[str, int], num_params: int, cost: StepCost) -> Memory:
+def _memory(weights: dict[str, int], adapter_bytes: int, cost: StepCost) -> Memory:
     return Memory(
         **weights,
-        adapter=num_params * _BYTES_PER_FACTOR,
+        adapter=adapter_bytes,
         saved=cost.saved_bytes,
         transient=cost.peak_bytes - cost.saved_bytes,
     )

@@ -62,7 +62,7 @@ def sample_each(
     shape = (base.unet.config.in_channels, side, side)
     texts = [_texts(base, a, prompts, negative_prompt, cache) for a in adapters or (None,)]
     jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
-    num_at_once = max(1, (batch_size or _images_at_once(side_px)) // num)
+    num_at_once = max(1, (batch_size or images_at_once(side_px)) // num)
     images: list[list[Image.Image]] = [[] for _ in range(num)]
     with Pack(base.network, adapters) as pack:
         for start in range(0, len(jobs), num_at_once):
@@ -87,7 +87,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(row) for row in grey_levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def _images_at_once(side_px: int) -> int:
+def images_at_once(side_px: int) -> int:
     """As many as have the pixels of eight pictures of 512 px, 32 at most."""
     return max(1, min(32, 8 * 512**2 // side_px**2))
 

@@ -36,6 +36,11 @@ class Skeleton:
     resolution: int
     """Native side of an image in pixels."""
 
+    def latent_side(self, resolution: int) -> int:
+        """Side of the latents of images of `resolution` px."""
+        side: int = self.unet.config.sample_size * resolution // self.resolution
+        return side
+
 
 def build_skeleton(source: str | Path, dtype: torch.dtype = torch.float32) -> Skeleton:
     """Build a base's modules where tensors are made now: on the meta device, or as fake tensors.

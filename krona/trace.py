@@ -54,7 +54,7 @@ def trace_step(forward: Callable[[], Tensor], modules: Iterable[nn.Module]) -> S
         forward: the prediction of `modules`; something in it must need a gradient.
         modules: their parameters and buffers are there before the step, and are not counted.
     """
-    resident = {_key(t) for module in modules for t in (*module.parameters(), *module.buffers())}
+    resident = _resident(modules)
     saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> _Saved:
@@ -73,6 +73,17 @@ def trace_step(forward: Callable[[], Tensor], modules: Iterable[nn.Module]) -> S
         saved_bytes=sum(size for key, size in storages.items() if key not in resident),
         peak_bytes=seen.peak_bytes,
     )
+
+
+def trace_forward(forward: Callable[[], object], modules: Iterable[nn.Module]) -> int:
+    """Most bytes alive at once of what forward() makes, without gradients; as trace_step()."""
+    with torch.no_grad(), _Observer(_resident(modules)) as seen:
+        forward()
+    return int(seen.peak_bytes)
+
+
+def _resident(modules: Iterable[nn.Module]) -> set[int]:
+    return {_key(t) for module in modules for t in (*module.parameters(), *module.buffers())}
 
 
 @dataclass(frozen=True, eq=False)

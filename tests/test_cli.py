@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from krona.checkpoint import Base
 from krona.errors import KronaError
 from tune.commands.sample import sample
 from tune.commands.sweep import sweep
@@ -98,11 +101,31 @@ def test_a_sampled_prompt_has_the_article_that_the_subject_takes(
         asked.extend(prompts)
         return [Image.new("RGB", (8, 8))] * len(prompts)
 
-    adapted = SimpleNamespace(base=None, subject_noun="ohwx dog")
+    adapted = SimpleNamespace(base=None, subject_noun="ohwx dog", batch_size=None)
     monkeypatch.setattr("tune.adapted.load_adapted", lambda *_, **__: adapted)
     monkeypatch.setattr("krona.sample.sample", drawn)
     sample(("a {} on the beach", "an old {}"), output=tmp_path, images_per_prompt=1)
     assert asked == ["an ohwx dog on the beach", "an old ohwx dog"]
+
+
+def test_samples_are_drawn_where_and_as_the_options_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def drawn(base: Base, prompts: list[str], **options: object) -> list[Image.Image]:
+        told.update(options, base=base)
+        return [Image.new("RGB", (8, 8))]
+
+    monkeypatch.setattr("krona.sample.sample", drawn)
+    place: dict[str, Any] = {"device": "meta", "precision": "fp16", "memory_gib": 0.001}
+    options = {"resolution": 96, "negative_prompt": "a cat", "batch_size": 3}
+    with pytest.warns(UserWarning, match=r"sampling one image .* but 0\.00 GiB are allowed"):
+        sample(("a toy",), output=tmp_path, images_per_prompt=1, **place, **options)
+    base = told["base"]
+    assert (base.unet.device.type, base.unet.dtype) == ("meta", torch.float16)
+    assert base.vae.device.type == "cpu"  # it waits there
+    assert {name: told[name] for name in options} == options | {"batch_size": 1}
 
 
 def test_output_that_cannot_be_a_folder_is_refused_before_anything_is_loaded(

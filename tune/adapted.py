@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from krona.attach import attach, read_origin
+from krona.budget import Sampling, fit_sampling
 from krona.card import Showcase
-from krona.checkpoint import Base, load_base
+from krona.checkpoint import Base
 from krona.errors import KronaError
 from krona.origin import Origin
+from tune.config import TOYLAND
+from tune.place import Place
 from tune.records import existing_store, experiment_name, image_key
 
 if TYPE_CHECKING:
@@ -17,34 +20,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """A base with an adapter on it, and what prompts call the subject ("sks toy")."""
+    """A base with an adapter on it, what prompts call the subject ("sks toy"), images at once."""
 
     base: Base
     subject_noun: str
+    batch_size: int | None
 
 
 def load_adapted(
     adapter: str | None,
     *,
+    place: Place,
+    sampling: Sampling,
     base: str | None = None,
     is_any_base: bool = False,
     tracking_uri: str | None = None,
 ) -> Adapted:
-    """Load a base and put an adapter on it.
+    """Load a base, put an adapter on it, and find how many images may be sampled at once.
 
     Args:
         adapter: a file or a run; None leaves the base plain, and {} in prompts stands, as it does
             where the adapter does not say what prompts call its subject.
+        place, sampling: where the base goes, and what is to be sampled there.
         base: the checkpoint; None takes the adapter's own, or Toyland.
         is_any_base: accept another base than the one it was trained on.
     """
-    if adapter is None:
-        return Adapted(base=load_base(base or "toyland"), subject_noun="{}")
-    path = find_adapter(adapter, tracking_uri=tracking_uri)
-    origin = read_origin(path)
-    loaded = load_base(base_of(path, origin, base))
-    attach(loaded, path, is_any_base=is_any_base)
-    return Adapted(base=loaded, subject_noun=origin.trigger_phrase or "{}")
+    path = None if adapter is None else find_adapter(adapter, tracking_uri=tracking_uri)
+    origin = None if path is None else read_origin(path)
+    source = base or TOYLAND if path is None or origin is None else base_of(path, origin, base)
+    savings, batch_size = fit_sampling(source, sampling, place.precision, place.budget_bytes)
+    loaded = place.load(source, savings)
+    if path is not None:
+        attach(loaded, path, is_any_base=is_any_base)
+    noun = origin.trigger_phrase if origin is not None else None
+    return Adapted(base=loaded, subject_noun=noun or "{}", batch_size=batch_size)
 
 
 def base_of(path: Path, origin: Origin, base: str | None) -> str:

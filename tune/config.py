@@ -102,6 +102,14 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choices:
+    """Which Kronecker factors a search may choose from, as far as it was told."""
+
+    factors: tuple[tuple[int, int], ...] | None = None
+    max_params: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialSettings:
     """What one trial may set differently from the next.
 
@@ -148,3 +156,7 @@ class TrialSettings:
                 hint = nearest(name, cls.names())
                 raise KronaError(f"unknown trial setting '{name}'; {hint}")
         return cls(**settings)
+
+
+PAPER = TrialSettings()
+"""What DiffuseKronA's published scripts run, but for their 1000 steps."""

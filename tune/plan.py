@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from krona.errors import KronaError
-from tune.config import ExperimentConfig
+from tune.config import Choices, ExperimentConfig
 from tune.settings import SweepConfig
 
 MAX_CPU_SLOTS = 4  # of a node; each holds a copy of the base; torch threads use the cores beyond
@@ -31,6 +31,7 @@ class SlotConfig:
 
     broker: Any
     experiment: ExperimentConfig
+    choices: Choices
     experiment_module: str
     tracking_uri: str
     folder: Path

@@ -1,24 +1,24 @@
 """What a slot keeps from trial to trial: settings in; frozen base, photos, scorer, caches out."""
 
-import torch
+from dataclasses import asdict
 
 from evals.encoders import load_clip, load_dino
 from evals.scorer import Scorer
-from krona.adapter import AdapterConfig, Projection
+from krona.adapter import PROJECTIONS, AdapterConfig, Factors, Projection
 from krona.adapter_file import Manifest
-from krona.budget import GIB, device_budget, fit_budget
+from krona.budget import fit_budget
 from krona.cache import Cache, default_cache_dir
-from krona.checkpoint import DTYPES, Base, Precision, Savings, load_base, native_precision
-from krona.inject import adapted_linears
-from krona.kron import divisors, valid_factors
+from krona.checkpoint import Base
+from krona.kron import divisors
 from krona.photos import Photos, load_photos
 from krona.plan import PlanConfig
+from krona.room import Room, make_room
 from krona.subject import Subject, load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.pack_size import best_pack_size
-from tune.checks import check_device
-from tune.config import ExperimentConfig, TrialSettings, quarter
+from tune.config import PAPER, Choices, ExperimentConfig, TrialSettings, quarter
+from tune.place import Place
 
 STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two steps
 MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
@@ -36,6 +36,7 @@ class Resident:
         photos: Photos,
         scorer: Scorer,
         cache: Cache,
+        factors: tuple[Factors, ...] = (),
     ) -> None:
         self.config = config
         self.base = base
@@ -43,32 +44,27 @@ class Resident:
         self.photos = photos
         self.scorer = scorer
         self.cache = cache
-
-    @property
-    def valid_factors(self) -> list[tuple[int, int]]:
-        """Every (a1, a2) that divides all layers that an adapter may go on."""
-        config = self.adapter_config(TrialSettings())
-        layers = adapted_linears(self.base.network, config).values()
-        return valid_factors((layer.out_features, layer.in_features) for layer in layers)
+        self.factors = factors
 
     @classmethod
-    def load(cls, config: ExperimentConfig) -> "Resident":
-        """Read the checkpoint, photos and encoders; compute or fetch what the cache can hold."""
-        check_device(config.device)
+    def load(
+        cls, config: ExperimentConfig, adapters: TrialSettings | Choices = PAPER
+    ) -> "Resident":
+        """Read the checkpoint, photos and encoders; compute or fetch what the cache can hold.
+
+        Args:
+            adapters: what there must be room for: one, or the largest that a search may choose.
+        """
+        place = Place.of(config.device, config.precision, config.memory_gib)
+        room = _room(config, adapters, place)
         cache = Cache(config.cache_dir or default_cache_dir())
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         subject = load_subject(
             config.subject_name,
             photos=config.photos,
             class_noun=config.class_noun,
             identifier=config.identifier,
         )
-        base = load_base(
-            config.base,
-            device=device,
-            dtype=DTYPES[_precision(config, device)],
-            savings=_savings(config, device),
-        )
+        base = place.load(config.base, room.savings)
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
         for said in photos.captions:
             subject.caption(said)  # a wrong one ends it here, and not each trial
@@ -77,31 +73,25 @@ class Resident:
             base,
             subject,
             photos,
-            clip=load_clip(config.clip_source, device=device),
-            dino=load_dino(dino, device=device) if dino else None,
+            clip=load_clip(config.clip_source, device=place.device),
+            dino=load_dino(dino, device=place.device) if dino else None,
             protocol=config.protocol,
             cache=cache,
         )
-        return cls(config, base=base, subject=subject, photos=photos, scorer=scorer, cache=cache)
-
-    def adapter_config(self, trial: TrialSettings) -> AdapterConfig:
-        """The adapter that a trial's settings describe."""
-        targets: tuple[Projection, ...] = tuple(
-            p for p in ("q", "k", "v", "o") if p in trial.targets
-        )
-        return AdapterConfig(
-            kind=trial.kind,
-            factors=(trial.a1, trial.a2),
-            rank=trial.rank,
-            targets=targets,
-            init=trial.init,
-            adapts_text=self.config.text_encoders,
+        return cls(
+            config,
+            base=base,
+            subject=subject,
+            photos=photos,
+            scorer=scorer,
+            cache=cache,
+            factors=room.factors,
         )
 
     def train_config(self, settings: TrialSettings) -> TrainConfig:
         """The training run that `settings` describe on this base."""
         return TrainConfig(
-            adapter=self.adapter_config(settings),
+            adapter=adapter_config(self.config, settings),
             learning_rate=settings.learning_rate,
             steps=settings.steps,
             batch_size=self.config.batch_size,
@@ -119,16 +109,17 @@ class Resident:
 
     def pack_size(self) -> int:
         """How many trials train fastest together here, measured with the paper's adapter."""
-        config = self.train_config(TrialSettings())
+        config = self.train_config(PAPER)
         data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
-        budget_bytes = _budget_bytes(self.config, self.base.device)
+        place = Place.of(str(self.base.device), self.config.precision, self.config.memory_gib)
+        budget_bytes = place.budget_bytes
         return best_pack_size(self.base, data, config, most=MOST_PACKED, budget_bytes=budget_bytes)
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""
         base, subject = self.base, self.subject
         return Manifest(
-            config=self.adapter_config(settings),
+            config=adapter_config(self.config, settings),
             base_model=base.source,
             base_hash=base.content_hash,
             family=base.family,
@@ -143,27 +134,36 @@ class Resident:
         )
 
 
+def adapter_config(config: ExperimentConfig, trial: TrialSettings) -> AdapterConfig:
+    """The adapter that a trial's settings describe."""
+    targets: tuple[Projection, ...] = tuple(p for p in PROJECTIONS if p in trial.targets)
+    return AdapterConfig(
+        kind=trial.kind,
+        factors=(trial.a1, trial.a2),
+        rank=trial.rank,
+        targets=targets,
+        init=trial.init,
+        adapts_text=config.text_encoders,
+    )
+
+
 def report_every(eval_every: int) -> int:
     """The steps between reports, about STEPS_OF_A_REPORT; every evaluation is one of them."""
     return next(n for n in divisors(eval_every) if n >= min(STEPS_OF_A_REPORT, eval_every))
 
 
-def _precision(config: ExperimentConfig, device: str) -> Precision:
-    return native_precision(device) if config.precision == "auto" else config.precision
-
-
-def _savings(config: ExperimentConfig, device: str) -> Savings:
-    """What keeps a trial within the memory budget; the size of its adapter hardly matters."""
+def _room(config: ExperimentConfig, adapters: TrialSettings | Choices, place: Place) -> Room:
+    """What there is room for; a single adapter is planned for whatever its size."""
+    trial = adapters if isinstance(adapters, TrialSettings) else PAPER
     plan = PlanConfig(
-        adapter=AdapterConfig(kind="lora", adapts_text=config.text_encoders),
+        adapter=adapter_config(config, trial),
         resolution=config.resolution,
         batch_size=config.batch_size,
-        precision=_precision(config, device),
+        precision=place.precision,
         mixed_precision=config.mixed_precision,
+        keeps_average=config.ema_decay > 0,
     )
-    return fit_budget(config.base, plan, _budget_bytes(config, device))
-
-
-def _budget_bytes(config: ExperimentConfig, device: str | torch.device) -> int | None:
-    """Device memory to train within, None for no limit."""
-    return device_budget(device) if config.memory_gib is None else int(config.memory_gib * GIB)
+    if isinstance(adapters, Choices):
+        return make_room(config.base, plan, place.budget_bytes, **asdict(adapters))
+    savings = fit_budget(config.base, plan, place.budget_bytes)
+    return Room(factors=((trial.a1, trial.a2),), savings=savings)

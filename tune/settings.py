@@ -7,10 +7,20 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from krona.errors import KronaError
-from tune.config import ExperimentConfig, TrialSettings, quarter
+from tune.config import Choices, ExperimentConfig, TrialSettings, quarter
 from tune.records import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
+_COUNTS = (
+    "trials",
+    "steps",
+    "max_params",
+    "slots",
+    "min_gpus",
+    "pack",
+    "cpus_per_slot",
+    "max_concurrent",
+)
 MAX_SEED = 2**31  # NumPy's is twice that; a resumed search adds its trials to the seed
 
 
@@ -29,7 +39,11 @@ class SweepConfig:
     learning_rate: tuple[float, float] = (1e-4, 3e-2)
     """Lowest and highest AdamW learning rate; searched on a log scale."""
     factors: tuple[tuple[int, int], ...] | None = None
-    """Pairs (a1, a2) to search. Unless given: all that divide every adapted layer."""
+    """Pairs (a1, a2) to search. Unless given: all that divide every adapted layer, have at most
+    --max-params parameters and fit into the memory."""
+    max_params: int | None = None
+    """Parameters of the largest adapter to search. Unless given: those of a LoRA of rank 64, or any
+    with --factors."""
     targets: tuple[str, ...] = ("qkvo", "qkv", "kv", "qv")
     """Sets of adapted attention projections to search, as letters out of q, k, v, o."""
     init: tuple[Literal["kaiming", "normal"], ...] = ("kaiming", "normal")
@@ -70,8 +84,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.name is not None:
             check_name("sweep", self.name, "--name")
-        counts = ("trials", "steps", "slots", "min_gpus", "pack", "cpus_per_slot", "max_concurrent")
-        for name in counts:
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")
@@ -94,6 +107,11 @@ class SweepConfig:
         for pair in self.factors or ():
             if min(pair) < 1:
                 raise KronaError(f"factors={pair} must be whole numbers above 0: (4, 64)")
+
+    @property
+    def choices(self) -> Choices:
+        """What decides which factors are searched, before the base and its memory do."""
+        return Choices(factors=self.factors, max_params=self.max_params)
 
     @property
     def num_trials(self) -> int:

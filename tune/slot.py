@@ -35,13 +35,13 @@ def run_slot(loop_config: dict[str, SlotConfig]) -> None:
         warnings.simplefilter("default", UserWarning)
         try:
             module = importlib.import_module(config.experiment_module)
-            resident = module.Resident.load(config.experiment)
+            resident = module.Resident.load(config.experiment, config.choices)
             pack = config.pack if config.pack != "auto" else resident.pack_size()
         except Exception as error:  # no slot will do better: this ends the sweep
             ray.get(config.broker.dismiss.remote(failure_text(error)))
             return
     facts = {
-        "valid_factors": resident.valid_factors,
+        "factors": resident.factors,
         "pack": pack,
         "warnings": [str(w.message) for w in caught if issubclass(w.category, UserWarning)],
     }

@@ -4,18 +4,17 @@ The pair (a1, a2) is an index into the valid pairs, sorted by a1·a2: an ordinal
 follow from one pair to the next, where names without an order would tell it nothing.
 """
 
-import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 
-from krona.errors import KronaError
-from tune.config import TrialSettings
+from krona.errors import nearest_pair
+from tune.config import PAPER
 from tune.settings import SweepConfig
 
 Pair = tuple[int, int]
-PAPER = TrialSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,10 @@ class Space:
         return asdict(self)
 
 
-def make_space(config: SweepConfig, valid_factors: list[Pair]) -> Space:
-    """The space of `config` on a base whose layers allow `valid_factors`."""
+def make_space(config: SweepConfig, factors: Iterable[Pair]) -> Space:
+    """The space of `config` on a base that has room for `factors`."""
     return Space(
-        factors=_allowed(config.factors, valid_factors),
+        factors=tuple(sorted(factors, key=lambda pair: (pair[0] * pair[1], pair[0]))),
         learning_rate=config.learning_rate,
         steps=_lengths(config.steps, config.eval_every),
         targets=config.targets,
@@ -70,22 +69,7 @@ def make_space(config: SweepConfig, valid_factors: list[Pair]) -> Space:
     )
 
 
-def nearest_pair(pair: Pair, pairs: tuple[Pair, ...]) -> Pair:
-    """The member of `pairs` with the least difference from `pair` in log a1 plus log a2."""
-    return min(pairs, key=lambda p: sum(abs(math.log(x / y)) for x, y in zip(p, pair, strict=True)))
-
-
 def _lengths(steps: int, eval_every: int) -> tuple[int, ...]:
     """Half, three quarters and all of the steps, each up to its next evaluation."""
     num_evals = (-(-quarters * steps // (4 * eval_every)) for quarters in (2, 3, 4))
     return tuple(sorted({min(n * eval_every, steps) for n in num_evals}))
-
-
-def _allowed(asked: tuple[Pair, ...] | None, valid: list[Pair]) -> tuple[Pair, ...]:
-    for pair in asked or ():
-        if pair not in valid:
-            near = nearest_pair(pair, tuple(valid))
-            raise KronaError(
-                f"factors {pair} do not divide every adapted layer; nearest that do: {near}"
-            )
-    return tuple(sorted(set(asked or valid), key=lambda pair: (pair[0] * pair[1], pair[0])))

@@ -129,8 +129,8 @@ class _Sweep:
                 raise KronaError(str(error.cause)) from None  # type: ignore[attr-defined]
         for warning in facts["warnings"]:
             self._console.print(f"warning: {warning}", markup=False)
-        space = make_space(self._config, facts["valid_factors"])
-        self._folder.keep(self._config)
+        space = make_space(self._config, facts["factors"])
+        self._folder.keep(replace(self._config, factors=space.factors))  # the study counts them
         tracker.log_dict(sweep_run.parent_id, space.describe(), "search_space.json")
         trials = self._config.num_trials
         search = StudySearch(
@@ -232,6 +232,7 @@ def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: A
     return SlotConfig(
         broker=broker,
         experiment=replace(config.experiment, eval_every=config.eval_every),
+        choices=config.choices,
         experiment_module=config.experiment_module,
         tracking_uri=config.tracking(),
         folder=folder.trials,

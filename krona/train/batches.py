@@ -137,7 +137,7 @@ def batch_losses(
         if config.adapter.adapts_text:
             text = embed(base, [prompt for batch in batches for prompt in batch.prompts])
         else:
-            of_batches = zip(batches, rows.split(sizes), strict=True)
+            of_batches = zip(batches, torch.split(rows, sizes), strict=True)
             text = PromptEmbeds.cat([batch.text[some] for batch, some in of_batches])
         added = None if text.pooled is None else added_conditions(text.pooled, resolution)
         predicted = base.unet(
@@ -159,7 +159,8 @@ def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     if device.type == "cuda":
         flat = flat.pin_memory()
-    parts = flat.to(device, non_blocking=True).split([tensor.numel() for tensor in tensors])
+    moved = flat.to(device, non_blocking=True)
+    parts = torch.split(moved, [tensor.numel() for tensor in tensors])
     return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
 
 

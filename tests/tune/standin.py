@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from krona.errors import KronaError
-from tune.config import ExperimentConfig
+from tune.config import Choices, ExperimentConfig
 
 VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16, 64) for a2 in (8, 16, 32, 64)]
 STEP_S = 0.01
@@ -37,22 +37,21 @@ class Report:
 
 
 class Resident:
-    valid_factors = VALID_FACTORS
-
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, factors: tuple[tuple[int, int], ...]) -> None:
         self.config = config
+        self.factors = factors
         self.had_company = config.identifier != "in company"
 
     def pack_size(self) -> int:
         return 3
 
     @classmethod
-    def load(cls, config: ExperimentConfig) -> "Resident":
+    def load(cls, config: ExperimentConfig, choices: Choices) -> "Resident":
         if config.subject == "nobody":
             raise KronaError("unknown subject 'nobody'; did you mean 'monster'?")
         if config.photos and not config.photos.exists():
             raise KronaError(f"no photos in {config.photos.name}")
-        return cls(config)
+        return cls(config, choices.factors or tuple(VALID_FACTORS))
 
 
 def final_score(settings: Mapping[str, Any]) -> float:

@@ -200,10 +200,10 @@ def test_evaluations_carry_scores_images_and_the_adapter(
 
 
 def test_scored_images_have_the_runs_resolution(tmp_path: Path) -> None:
-    resident = Resident.load(replace(CONFIG, resolution=96))
+    resident = Resident.load(replace(CONFIG, resolution=48))
     last = run(resident, OTHER, tmp_path)[-1]
     assert resident.base.resolution == 64
-    assert {image.size for _, image in last.images} == {(96, 96)}
+    assert {image.size for _, image in last.images} == {(48, 48)}
 
 
 def test_the_base_is_untouched_after_a_trial_a_stop_and_a_failure(

@@ -1,13 +1,11 @@
 """The search space: indices map to the right pairs, and the paper's setting is in it."""
 
 import optuna
-import pytest
 from standin import VALID_FACTORS
 
-from krona.errors import KronaError
 from tune.config import ExperimentConfig, TrialSettings
 from tune.settings import SweepConfig
-from tune.space import make_space, nearest_pair
+from tune.space import make_space
 
 
 def test_factor_index_counts_pairs_by_their_product():
@@ -62,12 +60,3 @@ def test_paper_default_moves_to_the_nearest_that_is_allowed():
     settings = space(optuna.trial.FixedTrial(space.paper_default()))
     assert (settings["a1"], settings["a2"], settings["learning_rate"]) == (32, 4, 2e-3)
     assert (settings["targets"], settings["init"]) == ("kv", "kaiming")
-
-
-def test_nearest_pair_measures_in_factors_of_two():
-    assert nearest_pair((4, 64), ((4, 16), (8, 32), (4, 32))) == (4, 32)
-
-
-def test_asked_factors_that_fit_no_layer_are_refused_with_the_nearest():
-    with pytest.raises(KronaError, match=r"\(3, 64\).*nearest.*\(4, 64\)"):
-        make_space(SweepConfig(factors=((3, 64),)), VALID_FACTORS)

@@ -20,6 +20,9 @@ def export(
 ) -> None:
     """Write an adapter for another tool, load it back, print the error; a model card lies beside.
 
+    All is computed on the CPU in fp32, whatever the adapter was trained in: what another tool loads
+    is compared with it on every layer, and merged weights are rounded once, when they are written.
+
     Args:
         run: MLflow run or adapter file. Unless given: the subject's champion. Krona's own, LoKr in
             kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.

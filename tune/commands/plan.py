@@ -135,12 +135,13 @@ def _size_rows(made: "Plan", config: "PlanConfig") -> list[Row]:
 def _memory_rows(made: "Plan", config: "PlanConfig") -> list[Row]:
     memory, in_precision = made.memory, f"weights in {config.precision}"
     alive = "alive besides at the worst moment"
+    kept = "value, gradient, moments" + ", average" * config.keeps_average
     rows = [
         ("memory of a step", memory.total, "the sum of:"),
         ("  UNet", memory.unet, in_precision),
         ("  text encoders", memory.text_encoders, in_precision),
         ("  autoencoder", memory.vae, "weights in fp32"),
-        ("  adapter", memory.adapter, "16 bytes a parameter: value, gradient, moments"),
+        ("  adapter", memory.adapter, f"{config.bytes_per_param} bytes a parameter: {kept}"),
         ("  activations", memory.saved, "kept by the forward for the backward"),
         (
             "  working space",

@@ -1,6 +1,7 @@
 """`krona sample`: pictures from a base, with an adapter or without."""
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -15,7 +16,13 @@ def sample(
     images_per_prompt: int = 4,
     sampling_steps: int = 20,
     guidance_scale: float = 4.0,
+    negative_prompt: str = "",
+    resolution: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
+    device: str | None = None,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    memory_gib: float | None = None,
     tracking_uri: str | None = None,
 ) -> None:
     """Write pictures of prompts; a prompt may say {} where the adapter's subject goes.
@@ -30,17 +37,27 @@ def sample(
         images_per_prompt: Images for each prompt.
         sampling_steps: Denoising steps of the sampler.
         guidance_scale: Weight of classifier-free guidance.
+        negative_prompt: What guidance leads away from.
+        resolution: Side of the images in pixels. Unless given: the checkpoint's own.
+        batch_size: Images at once. Unless given: by their size and the memory.
         seed: Seed of the starting noise.
+        device: Torch device. Unless given: cuda if there is one, else cpu.
+        precision: Of the base's weights. 'auto' is bf16 on devices that multiply it natively, else
+            fp32.
+        memory_gib: Device memory to stay within: encoders wait in main memory, fewer images are
+            made at once. Unless given: nine tenths of a GPU's.
         tracking_uri: MLflow store of the run. Unless given: $MLFLOW_TRACKING_URI or
             sqlite:///mlflow.db.
     """
     from evals.protocol import Protocol
     from evals.sheet import contact_sheet
-    from krona import sample as sampling
+    from krona.budget import Sampling
     from krona.errors import KronaError
+    from krona.sample import sample as draw
     from krona.subject import fill
     from tune.adapted import load_adapted
     from tune.checks import check_folder
+    from tune.place import Place
 
     if not prompts:
         raise KronaError("no prompt says what to draw; give one: krona sample 'a toy on the beach'")
@@ -51,9 +68,25 @@ def sample(
         sampling_seed=seed,
     )
     check_folder(output, "--output")
-    adapted = load_adapted(adapter, base=base, is_any_base=any_base, tracking_uri=tracking_uri)
+    adapted = load_adapted(
+        adapter,
+        place=Place.of(device, precision, memory_gib),
+        sampling=Sampling(
+            resolution=resolution, batch_size=batch_size, is_guided=guidance_scale != 1.0
+        ),
+        base=base,
+        is_any_base=any_base,
+        tracking_uri=tracking_uri,
+    )
     filled = [fill(prompt, adapted.subject_noun) for prompt in prompts]
-    images = sampling.sample(adapted.base, filled, **protocol.sampling())
+    images = draw(
+        adapted.base,
+        filled,
+        negative_prompt=negative_prompt,
+        resolution=resolution,
+        batch_size=adapted.batch_size,
+        **protocol.sampling(),
+    )
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for row, prompt in enumerate(filled):

@@ -29,7 +29,7 @@ def train(
     check_folder(output, "--output")
     console = Console()
     with console.status("loading the checkpoint and calibrating the scorer"):
-        resident = Resident.load(experiment)
+        resident = Resident.load(experiment, trial)
     settings = vars(trial)
     last = Report(step=0, metrics={})
     with Progress(console=console) as progress:
