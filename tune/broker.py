@@ -110,6 +110,12 @@ class Broker:
                 await self._end(entry, "cancelled")
         await self._notify()
 
+    async def settled(self) -> None:
+        """Wait until no slot holds a job: the records of all are delivered."""
+        await self._until(
+            lambda: self._is_over or all(entry.slot is None for entry in self._entries.values())
+        )
+
     async def error(self) -> str | None:
         """What the slots were dismissed for, or the sweep was closed for."""
         return self._error
@@ -125,8 +131,10 @@ class Broker:
         """Say that a slot is ready, and what it knows; its earlier jobs are queued again."""
         self._facts = facts
         for key, entry in list(self._entries.items()):
-            if entry.slot == slot and entry.state == "open":
-                entry.slot = None
+            if entry.slot != slot:
+                continue
+            entry.slot = None
+            if entry.state == "open":
                 entry.num_losses += 1
                 if entry.num_losses >= MAX_LOSSES:
                     entry.error = (
@@ -172,11 +180,15 @@ class Broker:
         return self._is_current(entry, job)
 
     async def finish(self, job: Job, error: str | None = None) -> None:
-        """The job has ended, with the error's text if it failed."""
+        """The job has left its slot, cancelled or by itself; with the error's text if it failed."""
         entry = self._entries[job.key]
+        if entry.job.attempt != job.attempt:
+            return
+        entry.slot = None
         if self._is_current(entry, job):
             entry.error = error
             await self._end(entry, "done")
+        await self._notify()
 
     # Inside.
 

@@ -18,6 +18,7 @@ import ray.train
 from krona.errors import KronaError
 from tune.broker import Job
 from tune.plan import SlotConfig
+from tune.recorder import Recorder
 from tune.records import METRIC, PAPER_DEFAULT, TIME
 from tune.tracking import Tracker
 
@@ -68,16 +69,18 @@ class Slot:
         self._resident = resident
         self._rank = rank
         self._tracker = Tracker(config.tracking_uri)
+        self._recorder = Recorder(self._tracker)
         self._capacity = pack
         self._active: list[_Active] = []
         self._evicted: deque[_Active] = deque()
 
     def run(self) -> None:
         """Take and advance jobs until the broker has no more to give."""
-        while self._fill():
-            self._active = [
-                active for active, outcome in self._advance() if self._settle(active, outcome)
-            ]
+        with self._recorder:
+            while self._fill():
+                self._active = [
+                    active for active, outcome in self._advance() if self._settle(active, outcome)
+                ]
 
     def _fill(self) -> bool:
         """Start what there is room for, evicted trials first. Returns whether there is any."""
@@ -139,31 +142,42 @@ class Slot:
             return [(active, error)]
 
     def _settle(self, active: _Active, outcome: Any) -> bool:
-        """Record and hand on what a trial said. Returns whether it goes on."""
+        """Record and hand on what a trial said. Returns whether it goes on.
+
+        It ends, also where the search stops it, only when its records are delivered.
+        """
         if outcome is None:
             return True
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            is_wanted = self._hand_on(active, outcome)
+            goes_on = self._hand_on(active, outcome)
+            if not goes_on:
+                self._recorder.deliver(active.run_id)
         except Exception as error:
             self._fail(active.job, active.run_id, error)
             return False
-        if outcome.step >= active.job.payload["settings"]["steps"]:
+        if not goes_on:
             ray.get(self._broker.finish.remote(active.job))
-            return False
-        return is_wanted
+        return goes_on
 
     def _hand_on(self, active: _Active, report: Any) -> bool:
-        """Record a report and tell the search. Returns whether the search wants more."""
+        """Record a report and tell the search. Returns whether the trial goes on.
+
+        The search hears of a report while it is recorded, of the last one only thereafter.
+        """
         job, run_id = active.job, active.run_id
-        is_final = report.is_evaluation and report.step >= job.payload["settings"]["steps"]
-        self._tracker.log_report(run_id, report.step, report.metrics, report.images)
+        is_last = report.step >= job.payload["settings"]["steps"]
+        adapter = self._config.folder / job.key / ADAPTER_FILE if report.is_evaluation else None
+        self._recorder.log_report(run_id, report, adapter)
         if report.is_evaluation:
-            self._tracker.log_adapter(run_id, self._config.folder / job.key / ADAPTER_FILE)
             check_finite(report.metrics)
+        if is_last:
+            self._recorder.deliver(run_id)
+        is_final = is_last and report.is_evaluation
         result = report.metrics | {TIME: report.step, "is_final": is_final}
-        return bool(ray.get(self._broker.report.remote(job, result, wait=report.is_evaluation)))
+        told = self._broker.report.remote(job, result, wait=report.is_evaluation)
+        return bool(ray.get(told)) and not is_last
 
     def _draw_sheet(self, job: Job) -> None:
         """Put the last images of the best trials onto one picture."""
@@ -173,7 +187,7 @@ class Slot:
 
     def _fail(self, job: Job, run_id: str, error: Exception) -> None:
         text = failure_text(error)
-        self._tracker.log_failure(run_id, text)
+        self._recorder.log_failure(run_id, text)
         ray.get(self._broker.finish.remote(job, text))
 
 

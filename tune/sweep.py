@@ -197,6 +197,8 @@ class _Sweep:
                 signal.signal(number, handler)
 
     def _result(self, tracker: Tracker, sweep_run: SweepRun, is_complete: bool) -> SweepResult:
+        if is_complete:  # the search knows of a pruned trial's end before its slot has recorded it
+            ray.get(self._broker.settled.remote())
         rows = rank(tracker, sweep_run.parent_id)
         champion = best(rows)
         if is_complete:

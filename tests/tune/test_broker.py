@@ -152,6 +152,37 @@ def test_a_cancelled_job_is_not_taken():
     run(scenario())
 
 
+def test_all_is_settled_once_slots_have_let_go_of_their_cancelled_jobs_or_died():
+    async def scenario() -> None:
+        broker = Broker()
+        for key in ("a", "b"):
+            await broker.submit(job(key))
+        let_go, lost = await take(broker, slot=0), await take(broker, slot=1)
+        for key in ("a", "b"):
+            await broker.cancel(key)
+        settled = asyncio.create_task(broker.settled())
+        await broker.finish(let_go)
+        await asyncio.sleep(0.05)
+        assert not settled.done()
+        await broker.register(1, {})
+        await asyncio.wait_for(settled, SOON_S)
+        assert not await broker.report(lost, {"step": 1}, wait=False)
+
+    run(scenario())
+
+
+def test_nobody_waits_for_slots_after_the_sweep_is_closed():
+    async def scenario() -> None:
+        broker = Broker()
+        await broker.submit(job("a"))
+        await take(broker)
+        settled = asyncio.create_task(broker.settled())
+        await broker.close("the slots ended")
+        await asyncio.wait_for(settled, SOON_S)
+
+    run(scenario())
+
+
 def test_closing_sends_slots_home_and_tells_the_trials_why():
     async def scenario() -> None:
         broker = Broker()
