@@ -4,6 +4,7 @@ One small class for each backbone; the scores are pure functions of what they re
 """
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from krona.errors import KronaError
-from krona.quiet import quiet_loaders
+from krona.quiet import check_weights, quiet_loaders
 from krona.toyland import ENCODER, SCORER, intact
 
 TOYLAND = "toyland"
@@ -26,7 +27,7 @@ class ClipEncoder:
 
     def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: str) -> None:
         self.name = name
-        self.content_hash = _content_hash(model)
+        self.content_hash = _content_hash(model, model.visual.preprocess_cfg)
         self._model = model.eval().requires_grad_(False).to(device)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
@@ -56,7 +57,7 @@ class DinoEncoder:
         from torchvision import transforms
 
         self.name = name
-        self.content_hash = _content_hash(model)
+        self.content_hash = _content_hash(model, image_size)
         self.score = "toyvit" if name == TOYLAND else "dino"
         self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
@@ -86,26 +87,25 @@ def load_clip(source: str, *, device: str = "cpu") -> ClipEncoder:
 
     Args:
         source: "toyland", a folder with open_clip_config.json, or "MODEL:PRETRAINED" as open_clip
-            names them ("ViT-B-32:openai"; PRETRAINED may be a weights file).
+            names them ("ViT-B-32:openai"; PRETRAINED may be a weights file, which does not say its
+            activation: "ViT-B-32-quickgelu:FILE" where it is QuickGELU).
     Raises: KronaError if the model is unknown or its weights cannot be read.
     """
     import open_clip
 
-    if source == TOYLAND:
-        folder: Path | None = intact(SCORER)
+    folder = intact(SCORER) if source == TOYLAND else Path(source)
+    model_name, _, pretrained = source.partition(":")
+    if folder.is_dir():
+        name, settings = f"local-dir:{folder}", {}
+    elif model_name in open_clip.list_models():
+        name, settings = model_name, clip_settings(model_name, pretrained or "openai")
     else:
-        folder = Path(source) if Path(source).is_dir() else None
-    if folder is None and source.partition(":")[0] not in open_clip.list_models():
         raise KronaError(
             f"scorer '{source}' is neither 'toyland', a folder with open_clip_config.json, "
             "nor one of open_clip's models; 'ViT-B-32:openai' is the usual choice"
         )
-    model_name, _, pretrained = source.partition(":")
-    name = f"local-dir:{folder}" if folder else model_name
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=None if folder else (pretrained or "openai")
-        )
+        model, preprocess = open_clip.create_model_from_pretrained(name, **settings)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:
         raise KronaError(
@@ -115,13 +115,33 @@ def load_clip(source: str, *, device: str = "cpu") -> ClipEncoder:
     return ClipEncoder(source, model, preprocess, tokenizer, device)
 
 
+def clip_settings(model_name: str, pretrained: str) -> dict[str, Any]:
+    """What open_clip is told beside a model's name, to build it as its weights were trained.
+
+    open_clip 3.3 takes mean, std, interpolation and resizing from the weights' tag and the size
+    from the model; where the tag wants QuickGELU and the model has GELU, it only warns. A model
+    with QuickGELU keeps it where the tag is silent: roberta-ViT-B-32 was trained so.
+    """
+    import open_clip
+
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained)
+    twin = f"{model_name}-quickgelu"
+    if not tag and Path(pretrained).is_file() and twin in open_clip.list_models():
+        warnings.warn(
+            f"{pretrained} does not say its activation, so {model_name} has GELU; if it was "
+            f"trained with QuickGELU, as OpenAI's weights were, give {twin}:{pretrained}",
+            stacklevel=3,
+        )
+    return {"pretrained": pretrained, "force_quick_gelu": tag.get("quick_gelu", False)}
+
+
 def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
     """Load the DINO encoder of the subject score.
 
     Args:
         source: "toyland", a folder or hub name for transformers ("facebook/dino-vits16"), or
             "timm:NAME" ("timm:vit_small_patch16_224.dino").
-    Raises: KronaError if its weights cannot be read.
+    Raises: KronaError if its weights cannot be read, or some are missing.
     """
     folder = intact(ENCODER) if source == TOYLAND else source
     try:
@@ -133,9 +153,12 @@ def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
         from transformers import AutoModel
 
         with quiet_loaders():
-            model = AutoModel.from_pretrained(folder)
+            model, loaded = AutoModel.from_pretrained(
+                folder, output_loading_info=True, ignore_mismatched_sizes=True
+            )
         if hasattr(model, "pooler"):
             model.pooler = None  # not read, and random where the weights lack it
+        check_weights(loaded, model, source, unread=("pooler.",))
         return DinoEncoder(source, model, int(model.config.image_size), device)
     except Exception as error:
         raise KronaError(
@@ -144,9 +167,12 @@ def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
         ) from error
 
 
-def _content_hash(model: nn.Module) -> str:
-    """Hash a model's tensors: names, shapes, and some values from the middle of each."""
-    digest = hashlib.sha256()
+def _content_hash(model: nn.Module, preprocessing: object) -> str:
+    """Hash what a model computes with: kinds of modules, preprocessing, names and shapes of tensors
+    and some values from the middle of each.
+    """
+    kinds = [(name, type(module).__name__) for name, module in model.named_modules()]
+    digest = hashlib.sha256(f"{kinds} {preprocessing}".encode())
     for name, tensor in model.state_dict().items():
         middle = tensor.flatten()[tensor.numel() // 2 :][:_HASHED_VALUES_PER_TENSOR]
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import SafetensorError
 from torch import nn
 
 from krona.checkpoint_files import (
@@ -19,12 +18,14 @@ from krona.checkpoint_files import (
     locate,
     pipeline_family,
 )
+from krona.components import load_components
 from krona.content_hash import content_hash
 from krona.errors import KronaError
 from krona.inject import TEXT_ENCODERS, one_root
 from krona.quiet import quiet_loaders
 from krona.single_file import load_single_file, original_config
 
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {
@@ -98,31 +99,22 @@ class Base:
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over these very modules, an injected adapter included."""
+        parts: dict[str, Any] = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        parts |= dict(zip(TEXT_ENCODERS, self.text_encoders, strict=False))
+        parts |= dict(zip(_TOKENIZERS, self.tokenizers, strict=False))
         with quiet_loaders():
-            if self.family == "sd":
-                pipeline = StableDiffusionPipeline(
-                    unet=self.unet,
-                    vae=self.vae,
-                    scheduler=self.scheduler,
-                    text_encoder=self.text_encoders[0],
-                    tokenizer=self.tokenizers[0],
-                    safety_checker=None,
-                    feature_extractor=None,
-                    requires_safety_checker=False,
-                )
-            else:
-                pipeline = StableDiffusionXLPipeline(
-                    unet=self.unet,
-                    vae=self.vae,
-                    scheduler=self.scheduler,
-                    text_encoder=self.text_encoders[0],
-                    text_encoder_2=self.text_encoders[1],
-                    tokenizer=self.tokenizers[0],
-                    tokenizer_2=self.tokenizers[1],
-                    add_watermarker=False,
-                )
+            pipeline = _pipeline(self.family, parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _pipeline(family: Family, parts: dict[str, Any]) -> Any:
+    """A diffusers pipeline of a base's components; it corrects old schedulers' configs in place."""
+    if family == "sdxl":
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
 def native_precision(device: str | torch.device) -> Precision:
@@ -168,20 +160,7 @@ def load_base(
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
     family = pipeline_family(folder)
     check_components(folder, family)
-    is_half = any(folder.glob("unet/*.fp16*safetensors"))
-    has_full = any(p for p in folder.glob("unet/*.safetensors") if ".fp16" not in p.name)
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            folder,
-            dtype={"vae": torch.float32, "default": dtype},
-            variant="fp16" if is_half and not has_full else None,
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise KronaError(f"checkpoint {folder} cannot be loaded: {error}") from error
+    pipeline = _pipeline(family, load_components(folder, family, dtype))
     return pipeline, [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
 
 
@@ -195,7 +174,7 @@ def _freeze(
 ) -> Base:
     parts = pipeline.components
     text_encoders = tuple(m for n in TEXT_ENCODERS if (m := parts.get(n)))
-    tokenizers = tuple(m for n in ("tokenizer", "tokenizer_2") if (m := parts.get(n)))
+    tokenizers = tuple(m for n in _TOKENIZERS if (m := parts.get(n)))
     unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
     _check_trainable(source, unet, vae, scheduler)
     for module in (unet, vae, *text_encoders):

@@ -9,7 +9,7 @@ from krona.errors import KronaError
 from krona.toyland import CHECKPOINT, intact
 
 Family = Literal["sd", "sdxl"]
-_COMPONENTS: dict[Family, tuple[str, ...]] = {
+COMPONENTS: dict[Family, tuple[str, ...]] = {
     "sd": ("unet", "vae", "text_encoder", "tokenizer"),
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
 }
@@ -43,7 +43,7 @@ def component_files(folder: Path, family: Family) -> list[Path]:
     """Configs, tokenizers and safetensors of a checkpoint's components, in a fixed order."""
     return [
         path
-        for component in _COMPONENTS[family]
+        for component in COMPONENTS[family]
         for path in sorted((folder / component).glob("*"))
         if path.suffix in {".json", ".txt", ".safetensors"}
     ]
@@ -73,7 +73,7 @@ def locate(source: str | Path, *, further: Iterable[str] = ()) -> Path:
 
 def check_components(folder: Path, family: Family) -> None:
     """Raise unless every component of the family is there, with weights that are no pickles."""
-    for component in _COMPONENTS[family]:
+    for component in COMPONENTS[family]:
         _check_component(folder, component)
 
 

@@ -24,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
 from krona.errors import KronaError
+from krona.inject import TEXT_ENCODERS
+from krona.quiet import unused_weights_told
 
 ORIGINALS = Path(__file__).parent / "originals"
 _CROSS_ATTENTION = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
@@ -62,21 +64,36 @@ def load_single_file(path: Path, config: Path, *, is_xl: bool, dtype: torch.dtyp
     pipeline_class = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
     absent = ["feature_extractor", "image_encoder" if is_xl else "safety_checker"]
     try:
-        pipeline = pipeline_class.from_single_file(
-            str(path),
-            config=str(config),
-            dtype=dtype,
-            local_files_only=True,
-            vae=AutoencoderKL.from_single_file(
-                str(path), config=str(config), subfolder="vae", dtype=torch.float32
-            ),
-            **_clip_tokenizers(config),
-            **dict.fromkeys(absent),
-        )
+        with unused_weights_told():
+            pipeline = pipeline_class.from_single_file(
+                str(path),
+                config=str(config),
+                dtype=dtype,
+                local_files_only=True,
+                vae=AutoencoderKL.from_single_file(
+                    str(path), config=str(config), subfolder="vae", dtype=torch.float32
+                ),
+                **_clip_tokenizers(config),
+                **dict.fromkeys(absent),
+            )
+    except NotImplementedError as error:  # a UNet or an autoencoder with weights on the meta device
+        raise KronaError(f"checkpoint {path} lacks weights that {config.name} describes") from error
     except (OSError, LookupError, RuntimeError, ValueError, SingleFileComponentError) as error:
         raise KronaError(f"checkpoint {path} does not fit {config.name}: {error}") from error
+    _check_text_encoders(path, pipeline)
     _apply_declared_schedule(path, pipeline, may_be_either=config == ORIGINALS / "sd2")
     return pipeline
+
+
+def _check_text_encoders(path: Path, pipeline: Any) -> None:
+    """Raise if one lacks weights: diffusers 0.42 leaves those on the meta device and goes on."""
+    encoders = [pipeline.components.get(name) for name in TEXT_ENCODERS]
+    for encoder in filter(None, encoders):
+        missing = [name for name, tensor in encoder.state_dict().items() if tensor.is_meta]
+        if missing:
+            raise KronaError(
+                f"checkpoint {path} lacks {missing[0]} of its {type(encoder).__name__}"
+            )
 
 
 def _clip_tokenizers(config: Path) -> dict[str, Any]:

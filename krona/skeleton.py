@@ -4,23 +4,21 @@ Under FakeTensorMode or on the meta device they take no memory, and are counted 
 real ones would be.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from krona.checkpoint_files import Family, locate, pipeline_family
+from krona.components import component_class
 from krona.errors import KronaError
 from krona.quiet import quiet_loaders
 from krona.single_file import ORIGINALS, original_config
 
 SHIPPED = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
-_LIBRARIES = ("diffusers", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,15 +78,9 @@ def config_folder(source: str | Path) -> Path:
 
 def _build(folder: Path, component: str) -> Any:
     """One module, as model_index.json names it and its config describes it."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    library, name = index.get(component) or (None, None)
-    if library not in _LIBRARIES or not name:
-        raise KronaError(
-            f"{folder} names no {component} of diffusers or transformers in its model_index.json, "
-            f"but {library}.{name}"
-        )
+    model = component_class(folder, component)
     try:
-        module = _from_config(getattr(import_module(library), name), folder / component)
+        module = _from_config(model, folder / component)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise KronaError(f"{folder / component} has no config to build from: {error}") from error
     return module.requires_grad_(False).eval()

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,13 +74,9 @@ def test_the_hash_follows_weights_and_configs_but_not_the_place(sd: Base, folder
     assert len({sd.content_hash, trained, load_base(folder).content_hash}) == 3
 
 
-def test_a_half_precision_variant_is_found(folder: Path) -> None:
-    for path in [*folder.glob("unet/*.safetensors"), *folder.glob("vae/*.safetensors")]:
-        path.rename(path.with_suffix(".fp16.safetensors"))
-    (folder / "text_encoder/model.safetensors").rename(
-        folder / "text_encoder/model.fp16.safetensors"
-    )
-    assert load_base(folder).resolution == 16
+def _edit_index(folder: Path, **entries: Any) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
 def _drop_index(folder: Path) -> None:
@@ -106,6 +103,38 @@ def _truncate_unet(folder: Path) -> None:
     (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-100])
 
 
+def _change_weights(path: Path, **changes: torch.Tensor | None) -> None:
+    weights = {name: t for name, t in (load_file(path) | changes).items() if t is not None}
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _drop_weight(folder: Path) -> None:
+    _change_weights(folder / UNET, **{"conv_in.bias": None})
+
+
+def _drop_text_weight(folder: Path) -> None:
+    path = folder / "text_encoder/model.safetensors"
+    _change_weights(path, **{next(k for k in load_file(path) if k.endswith("fc1.bias")): None})
+
+
+def _reshape_text_weight(folder: Path) -> None:
+    path = folder / "text_encoder/model.safetensors"
+    name = next(k for k in load_file(path) if k.endswith("final_layer_norm.bias"))
+    _change_weights(path, **{name: torch.zeros(3)})
+
+
+def _break_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer/tokenizer.json").write_text("{")
+
+
+def _name_a_lost_class(folder: Path) -> None:
+    _edit_index(folder, unet=["diffusers", "UNet1999Model"])
+
+
+def _name_no_text_encoder(folder: Path) -> None:
+    _edit_index(folder, text_encoder=[None, None])
+
+
 def _predict_sample(folder: Path) -> None:
     path = folder / "scheduler/scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
@@ -119,7 +148,13 @@ def _predict_sample(folder: Path) -> None:
         (_other_pipeline, "is a FluxPipeline; supported: StableDiffusionPipeline"),
         (_drop_text_encoder, "incomplete: text_encoder/ is missing"),
         (_pickle_unet, "unet/ has no safetensors weights.*pickled"),
-        (_truncate_unet, "cannot be loaded"),
+        (_truncate_unet, "unet of checkpoint .*copy cannot be loaded"),
+        (_break_tokenizer, "tokenizer of checkpoint .*copy cannot be loaded"),
+        (_drop_weight, "lacks weights of its UNet2DConditionModel: conv_in.bias"),
+        (_drop_text_weight, r"lacks weights of its CLIPTextModel: .*fc1\.bias"),
+        (_reshape_text_weight, r"do not fit its CLIPTextModel: .*bias is \(3,\), not \(32,\)"),
+        (_name_a_lost_class, "names diffusers.UNet1999Model as its unet, which diffusers 0"),
+        (_name_no_text_encoder, "names no text_encoder of diffusers or transformers"),
         (_predict_sample, "predicting 'sample'; supported: .*epsilon or v_prediction"),
     ],
 )

@@ -108,6 +108,32 @@ def test_a_file_may_declare_what_it_predicts(
     assert load_base(path, config=Path(sd.source)).prediction_type == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.diffusion_model.out.2.bias", "lacks weights that"),
+        ("first_stage_model.post_quant_conv.bias", "lacks weights that"),
+        (f"{SD1_TEXT[0]}text_model.final_layer_norm.bias", "lacks .*bias of its CLIPTextModel"),
+    ],
+)
+def test_a_file_that_lacks_weights_is_refused(
+    sd: Base, tmp_path: Path, name: str, message: str
+) -> None:
+    state = original_state(sd.pipeline(), text=SD1_TEXT)
+    del state[name]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(KronaError, match=message):
+        load_base(tmp_path / "model.safetensors", config=Path(sd.source))
+
+
+def test_weights_of_a_file_that_nothing_takes_are_told_of(sd: Base, tmp_path: Path) -> None:
+    state = original_state(sd.pipeline(), text=SD1_TEXT)
+    state["first_stage_model.encoder.down.0.block.0.norm1.extra"] = torch.zeros(2)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.warns(UserWarning, match="not used when initializing AutoencoderKL"):
+        load_base(tmp_path / "model.safetensors", config=Path(sd.source))
+
+
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     lora = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}, lora)
