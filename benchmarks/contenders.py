@@ -12,7 +12,7 @@ from peft import LoKrConfig
 from peft.tuners.lokr.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
-from krona.adapter import KronLinear, LoraLinear
+from krona.adapter.layers import KronLinear, LoraLinear
 
 FROZEN, LORA, PEFT, REBUILD = "frozen", "LoRA 8", "PEFT LoKr", "LyCORIS rebuild"
 BYPASS, PUBLISHED, OURS = "LyCORIS bypass", "published", "krona"

@@ -27,12 +27,12 @@ from scipy.stats import spearmanr
 
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
-from krona.inject import make_adapter
+from krona.adapter.inject import make_adapter
 from krona.train.data import prepare_data
 from krona.train.loop import Run, advance
 from krona.train.state import TrainState, averaged
-from tune.config import ExperimentConfig, TrialSettings
-from tune.resident import Resident
+from tune.config.trial import ExperimentConfig, TrialSettings
+from tune.trials.resident import Resident
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ("balance", "subject", "prompt")

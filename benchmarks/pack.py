@@ -17,12 +17,12 @@ from record import goal, interleave, prepare, ratios, save, time_once
 from rich.console import Console
 from rich.table import Table
 
-from krona.adapter import AdapterConfig
-from krona.cache import Cache
-from krona.checkpoint import DTYPES, Base, Precision, load_base
-from krona.inject import make_adapter
-from krona.photos import load_photos
-from krona.subject import load_subject
+from krona.adapter.inject import make_adapter
+from krona.adapter.layers import AdapterConfig
+from krona.base.checkpoint import DTYPES, Base, Precision, load_base
+from krona.storage.cache import Cache
+from krona.subject.photos import load_photos
+from krona.subject.subject import load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.loop import Run, advance

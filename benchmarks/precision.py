@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from krona.kron import kron_linear
+from krona.adapter.kron import kron_linear
 
 GOAL = 5e-3
 FACTORED, MERGED = "krona, factored", "merged into bf16"

@@ -22,8 +22,8 @@ from rich.table import Table
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
 from krona.toyland.world import RESERVED
-from tune.config import ExperimentConfig, TrialSettings
-from tune.resident import Resident
+from tune.config.trial import ExperimentConfig, TrialSettings
+from tune.trials.resident import Resident
 
 # The paper's rates are low: 100 steps hardly move them.
 SCRIPTS = TrialSettings(steps=200)

@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from krona.inject import attention_linears
-from krona.objective import added_conditions
-from krona.single_file import ORIGINALS
-from krona.trace import StepCost, trace_step
+from krona.adapter.inject import attention_linears
+from krona.base.single_file import ORIGINALS
+from krona.diffusion.objective import added_conditions
+from krona.planning.trace import StepCost, trace_step
 
 CHECKPOINTED = f"{PUBLISHED}, checkpointed"
 SDXL = ORIGINALS / "sdxl" / "unet"

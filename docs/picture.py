@@ -10,13 +10,13 @@ from PIL import Image
 from evals.protocol import Protocol
 from evals.scorer import photo_images
 from evals.sheet import contact_sheet
-from krona.adapter_file import load_adapter
-from krona.attach import attach
-from krona.checkpoint import load_base
-from krona.photos import load_photos
-from krona.sample import sample
-from krona.subject import load_subject
-from tune.adapted import find_adapter
+from krona.base.checkpoint import load_base
+from krona.diffusion.sample import sample
+from krona.exchange.adapter_file import load_adapter
+from krona.exchange.attach import attach
+from krona.subject.photos import load_photos
+from krona.subject.subject import load_subject
+from tune.records.adapted import find_adapter
 
 TEMPLATES = (
     "a {} in the snow",

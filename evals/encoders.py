@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from krona.base.quiet import check_weights, quiet_loaders
 from krona.errors import KronaError
-from krona.quiet import check_weights, quiet_loaders
-from krona.toyland import ENCODER, SCORER, intact
+from krona.toyland.embedded import ENCODER, SCORER, intact
 
 TOYLAND = "toyland"
 _HASHED_VALUES_PER_TENSOR = 1024

@@ -25,7 +25,7 @@ class Protocol:
                 raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
 
     def sampling(self) -> dict[str, Any]:
-        """The options of krona.sample.sample() that it means."""
+        """The options of krona.diffusion.sample.sample() that it means."""
         return {
             "num_per_prompt": self.images_per_prompt,
             "steps": self.sampling_steps,

@@ -18,13 +18,13 @@ from evals.scores import (
     prompt_fidelity,
     subject_fidelity,
 )
-from krona.cache import Cache
-from krona.checkpoint import Base
+from krona.adapter.inject import Adapter
+from krona.base.checkpoint import Base
+from krona.diffusion.sample import sample, sample_each
 from krona.errors import KronaError
-from krona.inject import Adapter
-from krona.photos import Photos
-from krona.sample import sample, sample_each
-from krona.subject import Subject
+from krona.storage.cache import Cache
+from krona.subject.photos import Photos
+from krona.subject.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)

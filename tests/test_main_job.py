@@ -15,11 +15,11 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from krona.adapter_file import load_adapter
-from krona.attach import attach
-from krona.checkpoint import load_base
-from krona.sample import sample
-from tune.adapted import find_adapter
+from krona.base.checkpoint import load_base
+from krona.diffusion.sample import sample
+from krona.exchange.adapter_file import load_adapter
+from krona.exchange.attach import attach
+from tune.records.adapted import find_adapter
 
 pytestmark = pytest.mark.ray
 KRONA = Path(sys.executable).with_name("krona")

@@ -1,32 +1,5 @@
-"""Toyland: the drawn world and the small checkpoint that krona falls back to; nothing heavy here.
+"""Toyland, the embedded default: the drawn world, how its models were trained, and their weights.
 
-Enters: nothing.  Leaves: where the weights, the two scorers and the held-out subjects lie.
+Enters: nothing.  Leaves: checkpoint, scorers and subjects (embedded.py); the rest made them and is
+not needed to use them.  It knows nothing of adapters.
 """
-
-from pathlib import Path
-
-from krona.checksums import verify_checksums
-
-_ROOT = Path(__file__).parent
-CHECKPOINT: Path = _ROOT / "checkpoint"
-SCORER: Path = _ROOT / "scorer"
-ENCODER: Path = _ROOT / "encoder"
-SUBJECTS: Path = _ROOT / "subjects"
-
-
-def intact(folder: Path) -> Path:
-    """Return a folder of Toyland's weights once it equals its SHA256SUMS.
-
-    Raises: KronaError naming the damaged file and what brings it back.
-    """
-    remedy = (
-        f"`git checkout {folder.name}` in {_ROOT} brings it back, "
-        "`python -m krona.toyland.train` trains it anew"
-    )
-    verify_checksums(folder, remedy=remedy)
-    return folder
-
-
-def subject_names() -> list[str]:
-    """Return the names of the held-out subjects, sorted."""
-    return sorted(path.parent.name for path in SUBJECTS.glob("*/subject.toml"))

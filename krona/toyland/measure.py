@@ -12,7 +12,8 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
 
-from krona.toyland import CHECKPOINT, SCORER, places, world
+from krona.toyland import places, world
+from krona.toyland.embedded import CHECKPOINT, SCORER
 from krona.toyland.pipeline import sample
 from krona.toyland.scenes import SIZE_PX, Pose, draw, place_object, random_pose
 from krona.toyland.scorer import Scorer, color_texts, object_texts, place_texts

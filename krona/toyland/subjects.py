@@ -7,7 +7,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from krona.toyland import SUBJECTS, places, world
+from krona.toyland import places, world
+from krona.toyland.embedded import SUBJECTS
 from krona.toyland.scenes import Pose, place_object
 from krona.toyland.world import Facts, Thing
 

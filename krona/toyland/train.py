@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderTiny
 from rich.console import Console
 
-from krona.checksums import write_checksums
+from krona.storage.checksums import write_checksums
 from krona.toyland.encoder import save_encoder
 from krona.toyland.pairs import draw_pairs
 from krona.toyland.pipeline import GRID_PROMPTS, Parts, picture_grid, sample, save_checkpoint

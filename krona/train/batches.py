@@ -9,9 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from krona.checkpoint import Base
-from krona.encode import PromptEmbeds, embed
-from krona.objective import add_noise, added_conditions, fixed_pairs, min_snr_weights, target
+from krona.base.checkpoint import Base
+from krona.diffusion.encode import PromptEmbeds, embed
+from krona.diffusion.objective import (
+    add_noise,
+    added_conditions,
+    fixed_pairs,
+    min_snr_weights,
+    target,
+)
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
 

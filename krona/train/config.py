@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from krona.adapter import AdapterConfig
+from krona.adapter.layers import AdapterConfig
 from krona.errors import KronaError, check_choice
 
 Schedule = Literal["constant", "cosine"]

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from krona.cache import Cache
-from krona.checkpoint import Base
-from krona.encode import LatentDist, PromptEmbeds, encode_latents, encode_prompts
+from krona.base.checkpoint import Base
+from krona.diffusion.encode import LatentDist, PromptEmbeds, encode_latents, encode_prompts
+from krona.diffusion.prior import class_images
 from krona.errors import KronaError
-from krona.photos import Photos
-from krona.prior import class_images
-from krona.subject import Subject
+from krona.storage.cache import Cache
+from krona.subject.photos import Photos
+from krona.subject.subject import Subject
 from krona.train.config import TrainConfig
 
 

@@ -13,9 +13,9 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from krona.checkpoint import Base
+from krona.adapter.pack import Pack
+from krona.base.checkpoint import Base
 from krona.errors import KronaError, NonFiniteLossError
-from krona.pack import Pack
 from krona.train.batches import batch_losses, fixed_batches, random_batch
 from krona.train.config import TrainConfig, learning_rate_at
 from krona.train.data import TrainData

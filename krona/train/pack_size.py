@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from krona.checkpoint import Base
-from krona.inject import make_adapter
+from krona.adapter.inject import make_adapter
+from krona.base.checkpoint import Base
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
 from krona.train.loop import Run, advance

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from krona.adapter_file import read_safetensors, write_safetensors
+from krona.adapter.inject import Adapter
 from krona.errors import KronaError
-from krona.inject import Adapter
+from krona.storage.tensors import read_safetensors, write_safetensors
 from krona.train.config import TrainConfig
 
 _MAY_DIFFER_ON_RESUME = {"report_every", "num_fixed_pairs"}

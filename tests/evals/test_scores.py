@@ -18,7 +18,7 @@ from evals.scores import (
     summarize,
 )
 from krona.errors import KronaError
-from krona.subject import Subject
+from krona.subject.subject import Subject
 
 X = torch.tensor([1.0, 0.0])
 Y = torch.tensor([0.0, 1.0])

@@ -21,10 +21,10 @@ from torch import Tensor
 from trained import save_random
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from krona.adapter import AdapterConfig
-from krona.cache import Cache
-from krona.checkpoint import Base, load_base
-from krona.inject import attention_linears
+from krona.adapter.inject import attention_linears
+from krona.adapter.layers import AdapterConfig
+from krona.base.checkpoint import Base, load_base
+from krona.storage.cache import Cache
 
 TEXT_WIDTH = 32
 TEXT_WIDTH_2 = 64

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from krona.adapter import AdapterConfig
-from krona.adapter_file import Manifest, save_adapter
-from krona.checkpoint import Base
-from krona.inject import inject
-from krona.sample import sample
+from krona.adapter.inject import inject
+from krona.adapter.layers import AdapterConfig
+from krona.base.checkpoint import Base
+from krona.diffusion.sample import sample
+from krona.exchange.adapter_file import Manifest, save_adapter
 
 
 def save_random(base: Base, config: AdapterConfig, path: Path, **changes: Any) -> Tensor:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE))
 
 from tiny import tiny_config  # noqa: E402
 
-from tune.settings import SweepConfig  # noqa: E402
+from tune.config.sweep import SweepConfig  # noqa: E402
 
 MakeConfig = Callable[..., SweepConfig]
 
@@ -27,7 +27,7 @@ def make_config(tmp_path: Path) -> MakeConfig:
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray for all tests that need it, started as a sweep starts it."""
-    from tune.cluster import ray_session
+    from tune.slots.cluster import ray_session
 
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join(filter(None, [str(HERE), before]))

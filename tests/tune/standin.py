@@ -1,4 +1,4 @@
-"""A tiny experiment with the shape of tune.experiment: trains nothing, scores by a formula.
+"""A tiny experiment with the shape of tune.trials.experiment: trains nothing, scores by a formula.
 
 The score has one peak at (8, 32) and learning rate 5e-3, rises with the steps, and is exact:
 what a test finds in MLflow can be worked out by hand. The identifier asks for trouble ("fails",
@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from krona.errors import KronaError
-from tune.config import Choices, ExperimentConfig
+from tune.config.trial import Choices, ExperimentConfig
 
 VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16, 64) for a2 in (8, 16, 32, 64)]
 STEP_S = 0.01

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tune.config import ExperimentConfig
-from tune.settings import SweepConfig
+from tune.config.sweep import SweepConfig
+from tune.config.trial import ExperimentConfig
 
 
 def tiny_config(folder: Path, **changes: Any) -> SweepConfig:

@@ -1,1 +1,4 @@
-"""One file for each `krona` command: typed options in, a printed result out."""
+"""One file for each `krona` command: typed options in, a printed result out.
+
+No logic that another caller could want.
+"""

@@ -8,10 +8,10 @@ def best(*, subject: str | None = None, tracking_uri: str | None = None) -> None
         subject: Whose newest sweep to show. Unless given: the newest sweep of all.
         tracking_uri: MLflow store. Unless given: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.
     """
-    from tune.ranking import best as best_of
-    from tune.ranking import rank, ranking_table, table_console
-    from tune.records import existing_store
-    from tune.tracking import Tracker
+    from tune.names import existing_store
+    from tune.records.ranking import best as best_of
+    from tune.records.ranking import rank, ranking_table, table_console
+    from tune.records.tracking import Tracker
 
     tracker = Tracker(existing_store(tracking_uri))
     sweep = tracker.newest_sweep(subject)

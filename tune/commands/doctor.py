@@ -91,8 +91,8 @@ def _ray() -> str:
 
 
 def _mlflow(tracking_uri: str | None) -> str:
-    from tune.records import resolve_tracking_uri
-    from tune.tracking import Tracker
+    from tune.names import resolve_tracking_uri
+    from tune.records.tracking import Tracker
 
     uri = resolve_tracking_uri(tracking_uri)
     Tracker(uri).ping()
@@ -100,7 +100,7 @@ def _mlflow(tracking_uri: str | None) -> str:
 
 
 def _checkpoint(base: str) -> str:
-    from krona.checkpoint import load_base
+    from krona.base.checkpoint import load_base
 
     loaded = load_base(base)
     return f"{loaded.family}, {loaded.prediction_type}, {loaded.resolution} px"

@@ -2,7 +2,7 @@
 
 import tyro
 
-from tune.config import ExperimentConfig
+from tune.config.trial import ExperimentConfig
 
 
 def evaluate(
@@ -23,9 +23,9 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from krona.attach import attach
-    from tune.adapted import find_adapter
-    from tune.resident import Resident
+    from krona.exchange.attach import attach
+    from tune.records.adapted import find_adapter
+    from tune.trials.resident import Resident
 
     resident = Resident.load(experiment)
     rows = {"base, no adapter": resident.scorer.evaluate(resident.base)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from krona.formats import ExportFormat
+from krona.exchange.formats.names import ExportFormat
 
 
 def export(
@@ -36,10 +36,10 @@ def export(
         any_base: Accept another base than that one.
         tracking_uri: MLflow store. Unless given: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.
     """
-    from krona.attach import read_origin
-    from krona.checkpoint import load_base
-    from krona.export import check_request, default_output, export_adapter
-    from tune.adapted import base_of, find_adapter, find_showcase
+    from krona.base.checkpoint import load_base
+    from krona.exchange.attach import read_origin
+    from krona.exchange.export import check_request, default_output, export_adapter
+    from tune.records.adapted import base_of, find_adapter, find_showcase
 
     path = find_adapter(run, subject=subject, tracking_uri=tracking_uri)
     origin = read_origin(path)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from krona.errors import KronaError
-from tune.config import TOYLAND, TrialSettings
+from tune.config.trial import TOYLAND, TrialSettings
 
 if TYPE_CHECKING:
-    from krona.plan import Plan, PlanConfig
+    from krona.planning.plan import Plan, PlanConfig
 
 Row = tuple[str, str, str]
 
@@ -46,7 +46,7 @@ def plan(
         keep_encoders: Keep the text encoders and the autoencoder on the device.
         json: Print JSON for scripts.
     """
-    from krona.plan import PlanConfig, make_plan
+    from krona.planning.plan import PlanConfig, make_plan
 
     config = PlanConfig(
         adapter=replace(
@@ -69,7 +69,7 @@ def plan(
 
 def adapter_config(factors: tuple[str, ...], lora_rank: int | None, targets: str) -> Any:
     """The AdapterConfig of the options: --factors "4x64", or "q=4x64" "k=8x64" for each target."""
-    from krona.adapter import AdapterConfig
+    from krona.adapter.layers import AdapterConfig
 
     letters: Any = tuple(targets)
     if lora_rank is not None:

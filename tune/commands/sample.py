@@ -51,13 +51,13 @@ def sample(
     """
     from evals.protocol import Protocol
     from evals.sheet import contact_sheet
-    from krona.budget import Sampling
+    from krona.diffusion.sample import sample as draw
     from krona.errors import KronaError
-    from krona.sample import sample as draw
-    from krona.subject import fill
-    from tune.adapted import load_adapted
-    from tune.checks import check_folder
-    from tune.place import Place
+    from krona.planning.budget import Sampling
+    from krona.planning.place import Place
+    from krona.subject.subject import fill
+    from tune.records.adapted import load_adapted
+    from tune.trials.checks import check_folder
 
     if not prompts:
         raise KronaError("no prompt says what to draw; give one: krona sample 'a toy on the beach'")

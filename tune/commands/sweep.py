@@ -1,6 +1,6 @@
 """`krona sweep`: search the best adapter for a subject."""
 
-from tune.settings import SweepConfig
+from tune.config.sweep import SweepConfig
 
 
 def sweep(config: SweepConfig) -> None:
@@ -8,9 +8,9 @@ def sweep(config: SweepConfig) -> None:
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """
-    from tune.checks import check_folder
-    from tune.ranking import table_console
-    from tune.sweep import print_summary, run_sweep
+    from tune.records.ranking import table_console
+    from tune.sweep.run import print_summary, run_sweep
+    from tune.trials.checks import check_folder
 
     check_folder(config.storage, "--storage")
     console = table_console()

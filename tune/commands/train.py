@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tune.config import ExperimentConfig, TrialSettings
-from tune.records import SCORES
+from tune.config.trial import ExperimentConfig, TrialSettings
+from tune.names import SCORES
 
 
 def train(
@@ -23,8 +23,8 @@ def train(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tune.checks import check_folder
-    from tune.experiment import ADAPTER_FILE, Report, Resident, run_experiment
+    from tune.trials.checks import check_folder
+    from tune.trials.experiment import ADAPTER_FILE, Report, Resident, run_experiment
 
     check_folder(output, "--output")
     console = Console()

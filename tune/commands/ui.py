@@ -14,7 +14,7 @@ def ui(*, host: str = "127.0.0.1", port: int = 5000, tracking_uri: str | None = 
             sqlite:///mlflow.db.
     """
     from krona.errors import KronaError
-    from tune.records import SQLITE, artifact_root, resolve_tracking_uri
+    from tune.names import SQLITE, artifact_root, resolve_tracking_uri
 
     uri = resolve_tracking_uri(tracking_uri)
     if uri.startswith(("http://", "https://")):

@@ -1,0 +1,217 @@
+"""The frozen base model: a Stable Diffusion checkpoint in, its modules and what they expect out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+from krona.adapter.inject import TEXT_ENCODERS, one_root
+from krona.base.checkpoint_files import (
+    Family,
+    check_components,
+    component_files,
+    locate,
+    pipeline_family,
+)
+from krona.base.components import load_components
+from krona.base.content_hash import content_hash
+from krona.base.quiet import quiet_loaders
+from krona.base.single_file import load_single_file, original_config
+from krona.errors import KronaError
+
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+# The backward of fused attention in bfloat16 is slow on CPUs (torch 2.15: a step takes 1.2 times as
+# long); plain attention needs memory for tokens x tokens, so only small latents get it.
+_PLAIN_ATTENTION_SIDE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """What is given up for memory on the device; the results stay the same.
+
+    Attributes:
+        offloads_vae, offloads_text: the autoencoder, or the text encoders, wait in main memory
+            between their uses; adapted text encoders cannot.
+        has_checkpointing: blocks are computed again in the backward, and keep nothing for it.
+    """
+
+    offloads_vae: bool = False
+    offloads_text: bool = False
+    has_checkpointing: bool = False
+
+
+NOTHING_SAVED = Savings()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Base:
+    """A frozen base model; its modules are in eval mode and need no gradient.
+
+    The autoencoder stays in float32 whatever `dtype` is: it runs once per photo, and SDXL's
+    overflows in half precision.
+    """
+
+    unet: Any = field(repr=False)
+    vae: Any = field(repr=False)
+    text_encoders: tuple[Any, ...] = field(repr=False)
+    tokenizers: tuple[Any, ...] = field(repr=False)
+    scheduler: Any
+    """The checkpoint's own: noise schedule, timestep spacing."""
+    family: Family
+    prediction_type: str
+    """What the UNet predicts: epsilon or v_prediction."""
+    source: str
+    """The name or path it was loaded from."""
+    content_hash: str
+    """sha256 over its configs, its tokenizers and the middle of every tensor."""
+    resolution: int
+    """Native side of an image in pixels."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of the UNet and the text encoders."""
+
+    @contextmanager
+    def at_work(self, encoder: Any) -> Iterator[Any]:
+        """The autoencoder or a text encoder on `device`; afterwards back where it waits."""
+        home = encoder.device
+        try:
+            yield encoder.to(self.device)
+        finally:
+            encoder.to(home)
+
+    @property
+    def network(self) -> nn.Module:
+        """What an adapter goes on: one root over the UNet's parts and the text encoders."""
+        return one_root(self.unet, self.text_encoders)
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over these very modules, an injected adapter included."""
+        parts: dict[str, Any] = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        parts |= dict(zip(TEXT_ENCODERS, self.text_encoders, strict=False))
+        parts |= dict(zip(_TOKENIZERS, self.tokenizers, strict=False))
+        with quiet_loaders():
+            pipeline = _pipeline(self.family, parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def _pipeline(family: Family, parts: dict[str, Any]) -> Any:
+    """A diffusers pipeline of a base's components; it corrects old schedulers' configs in place."""
+    if family == "sdxl":
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+
+
+def native_precision(device: str | torch.device) -> Precision:
+    """bf16 where the device multiplies it natively, else fp32."""
+    if torch.device(device).type == "cuda":
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        is_native = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if is_native else "fp32"
+
+
+def load_base(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    config: Path | None = None,
+    savings: Savings = NOTHING_SAVED,
+) -> Base:
+    """Load a Stable Diffusion 1.x, 2.x or XL checkpoint, frozen.
+
+    Args:
+        source: "toyland", a folder in diffusers layout, or a single .safetensors file.
+        device, dtype: where the modules go, and in which precision the UNet and the text encoders.
+        config: for a single file: a folder in diffusers layout whose configs and tokenizers
+            describe it, weights not needed; those of the original 1.x, 2.x or XL if not given.
+        savings: what memory is saved with.
+    Raises: KronaError if the checkpoint is missing, incomplete, pickled, or of another kind.
+    """
+    path = locate(source)
+    with quiet_loaders():
+        if path.is_dir():
+            pipeline, files = _load_folder(path, dtype)
+        else:
+            folder = config or original_config(path)
+            is_xl = pipeline_family(folder) == "sdxl"
+            pipeline = load_single_file(path, folder, is_xl=is_xl, dtype=dtype)
+            files = [path, *sorted(folder.rglob("*.json"))]
+    base_hash = content_hash(files)
+    return _freeze(pipeline, str(source), base_hash, torch.device(device), dtype, savings)
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
+    family = pipeline_family(folder)
+    check_components(folder, family)
+    pipeline = _pipeline(family, load_components(folder, family, dtype))
+    return pipeline, [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
+
+
+def _freeze(
+    pipeline: Any,
+    source: str,
+    base_hash: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    savings: Savings,
+) -> Base:
+    parts = pipeline.components
+    text_encoders = tuple(m for n in TEXT_ENCODERS if (m := parts.get(n)))
+    tokenizers = tuple(m for n in _TOKENIZERS if (m := parts.get(n)))
+    unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
+    _check_trainable(source, unet, vae, scheduler)
+    for module in (unet, vae, *text_encoders):
+        module.requires_grad_(False).eval()
+    unet.to(device, memory_format=torch.channels_last)  # as the convolutions compute
+    vae.to("cpu" if savings.offloads_vae else device)
+    for text_encoder in text_encoders:
+        text_encoder.to("cpu" if savings.offloads_text else device)
+    if savings.has_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if device.type == "cpu" and unet.config.sample_size <= _PLAIN_ATTENTION_SIDE:
+        unet.set_attn_processor(AttnProcessor())
+    return Base(
+        unet=unet,
+        vae=vae,
+        text_encoders=text_encoders,
+        tokenizers=tokenizers,
+        scheduler=scheduler,
+        family="sdxl" if len(text_encoders) > 1 else "sd",
+        prediction_type=scheduler.config.prediction_type,
+        source=source,
+        content_hash=base_hash,
+        resolution=unet.config.sample_size * pipeline.vae_scale_factor,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _check_trainable(source: str, unet: Any, vae: Any, scheduler: Any) -> None:
+    predicted = scheduler.config.get("prediction_type")
+    if predicted not in PREDICTION_TYPES or not hasattr(scheduler, "alphas_cumprod"):
+        raise KronaError(
+            f"checkpoint {source} has scheduler {type(scheduler).__name__} predicting "
+            f"'{predicted}'; supported: discrete schedules with {' or '.join(PREDICTION_TYPES)}"
+        )
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise KronaError(
+            f"checkpoint {source} has a UNet of {unet.config.in_channels} input channels over "
+            f"{vae.config.latent_channels} latent ones (an inpainting model?); give a plain one"
+        )

@@ -1,0 +1,90 @@
+"""A LoKr in PEFT's naming and a base in; Kronecker layers out.
+
+A folder has alpha/r in its config. A bare file for diffusers (`unet.<path>.lokr_w1`) has it folded
+into whole factors; any other without a config is refused, since its scale is unknown.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from krona.adapter.layers import AdapterLayer
+from krona.errors import KronaError
+from krona.exchange.imports.lokr import (
+    Parts,
+    by_layer,
+    check_known,
+    factor,
+    kron_layer,
+    lora_dim,
+    readable_linears,
+)
+
+if TYPE_CHECKING:
+    from krona.base.checkpoint import Base
+
+_DEFAULT = 8.0  # PEFT's own, of both
+_PEFT = "base_model.model."
+_PREFIXES = (_PEFT, "unet.")
+
+
+def reads(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file of these names is of this kind."""
+    return any(name.startswith(_PREFIXES) and ".lokr_w1" in name for name in tensors)
+
+
+def layers(
+    tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
+) -> dict[str, AdapterLayer]:
+    """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
+    linears = readable_linears(base.unet)
+    named = by_layer(tensors)
+    if not config and not all(_is_folded(name, parts) for name, parts in named.items()):
+        raise KronaError(
+            "its scale is alpha/r, which only its adapter_config.json tells; give their folder"
+        )
+    read = {_path(name): parts for name, parts in named.items()}
+    check_known(read, linears)
+    return {
+        path: kron_layer(
+            path,
+            linears[path],
+            factor(path, parts, 1),
+            _scale(path, config) * factor(path, parts, 2),
+        )
+        for path, parts in read.items()
+    }
+
+
+def _is_folded(name: str, parts: Parts) -> bool:
+    """Whether a layer of a bare file is applied with the scale 1."""
+    return not name.startswith(_PEFT) and lora_dim(parts) is None and "alpha" not in parts
+
+
+def _path(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _scale(path: str, config: Mapping[str, Any]) -> float:
+    if not config:
+        return 1.0
+    try:
+        alpha, rank = _setting(path, config, "alpha"), _setting(path, config, "r")
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise KronaError(f"the config's alpha, r or their patterns are damaged: {error}") from error
+    if not rank > 0:
+        raise KronaError(f"the config's r={rank:g} is not positive")
+    return alpha / rank
+
+
+def _setting(path: str, config: Mapping[str, Any], name: str) -> float:
+    """alpha or r of a layer, which a pattern (the end of its path) may set apart."""
+    patterns = config.get({"alpha": "alpha_pattern", "r": "rank_pattern"}[name]) or {}
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
+            return float(value)
+    return float(config.get(name, _DEFAULT))

@@ -1,0 +1,92 @@
+"""Pictures of a sweep: parallel coordinates, scores by parameters."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tune.records.ranking import Row
+
+AXES: dict[str, Callable[[Row], float | str]] = {
+    "a1": lambda row: row.a1,
+    "a2": lambda row: row.a2,
+    "learning rate": lambda row: row.learning_rate,
+    "steps": lambda row: row.steps,
+    "targets": lambda row: row.targets,
+    "init": lambda row: row.init,
+}
+LOG_AXES = {"a1": 2, "a2": 2, "learning rate": 10}  # the base of each
+
+
+def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:
+    """One line per scored trial across all parameters to its balance, brighter is better."""
+    scored = sorted((row for row in rows if row.balance is not None), key=_balance)
+    columns: dict[str, Callable[[Row], float | str]] = {**AXES, "balance": _balance}
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axis = figure.subplots()
+    heights = {name: _heights([get(row) for row in scored]) for name, get in columns.items()}
+    colours = _colours([_balance(row) for row in scored])
+    for index, colour in enumerate(colours):
+        axis.plot([heights[name][index] for name in columns], color=colour, alpha=0.8)
+    axis.set_xticks(range(len(columns)), list(columns))
+    axis.set_yticks([])
+    for x, get in enumerate(columns.values()):
+        for label, height in _ticks([get(row) for row in scored]):
+            axis.annotate(label, (x, height), fontsize=8, ha="center", bbox={"fc": "white"})
+    return _save(figure, path)
+
+
+def scores_by_parameters(rows: Sequence[Row], path: Path) -> Path:
+    """Balance over each parameter, one panel each; pruned trials are hollow."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    panels = figure.subplots(2, 3, sharey=True)
+    for panel, (name, get) in zip(panels.flat, AXES.items(), strict=True):
+        _scatter(panel, [row for row in rows if row.balance is not None], get)
+        panel.set_xlabel(name)
+        if name in LOG_AXES:
+            panel.set_xscale("log", base=LOG_AXES[name])
+    for panel in panels[:, 0]:
+        panel.set_ylabel("balance")
+    return _save(figure, path)
+
+
+def _scatter(panel: Axes, rows: Sequence[Row], get: Callable[[Row], float | str]) -> None:
+    for row in rows:
+        face = "C0" if row.state == "finished" else "none"
+        marker = "*" if row.is_paper_default else "o"
+        panel.scatter(get(row), _balance(row), facecolors=face, edgecolors="C0", marker=marker)
+
+
+def _balance(row: Row) -> float:
+    return float("nan") if row.balance is None else row.balance
+
+
+def _heights(values: Sequence[float | str]) -> list[float]:
+    """Where each value stands on an axis from 0 to 1: by rank among the distinct values."""
+    distinct = sorted(set(values), key=_sort_key)
+    span = max(len(distinct) - 1, 1)
+    return [distinct.index(value) / span for value in values]
+
+
+def _ticks(values: Sequence[float | str]) -> list[tuple[str, float]]:
+    distinct = dict(zip(values, _heights(values), strict=True))
+    ordered = sorted(distinct.items(), key=lambda item: item[1])
+    shown = ordered if len(ordered) <= 8 else [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
+    return [(v if isinstance(v, str) else f"{v:.3g}", height) for v, height in shown]
+
+
+def _sort_key(value: float | str) -> tuple[float, str]:
+    return (0.0, value) if isinstance(value, str) else (value, "")
+
+
+def _colours(values: Sequence[float]) -> list[tuple[float, float, float, float]]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    shade = colormaps["viridis"]
+    return [shade((value - low) / ((high - low) or 1.0)) for value in values]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=120)
+    return path

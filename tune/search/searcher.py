@@ -1,0 +1,165 @@
+"""The searcher and the pruner that Tune asks: settings out, results in.
+
+The Optuna study on disk is the sweep's memory. A sweep that is resumed opens it again: trials that
+it holds as finished count, those that it holds as running are handed out first and go on.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune import Stopper
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from tune.config.trial import TrialSettings, quarter
+from tune.names import METRIC, PAPER_DEFAULT, TIME, is_final
+from tune.search.space import Space
+
+
+class Stop(Stopper):  # type: ignore[misc]
+    """Ends the search from outside: a signal, or slots that cannot be kept running."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.error: str | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped by this."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all are."""
+        return self.requested
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]
+    """OptunaSearch over a stored study, told no more than what a trial really achieved."""
+
+    def __init__(self, space: Space, database: Path, stop: Stop, *, trials: int, seed: int) -> None:
+        self._stop = stop
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
+        known = _num_trials(storage)
+        sampler = optuna.samplers.TPESampler(
+            # Another seed after a resume, or the sampler would draw its first points once more.
+            seed=seed + known,
+            n_startup_trials=max(4, min(10, trials // 3)),
+        )
+        super().__init__(
+            space, metric=METRIC, mode="max", sampler=sampler, storage=storage, study_name="sweep"
+        )
+        if not known:
+            self.study.enqueue_trial(space.paper_default(), user_attrs={PAPER_DEFAULT: True})
+        self._unfinished = self.study.get_trials(states=[TrialState.RUNNING])
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study on disk."""
+        study: optuna.Study = self._ot_study
+        return study
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that will not be run again."""
+        return sum(trial.state.is_finished() for trial in self.study.trials)
+
+    @property
+    def best_score(self) -> tuple[float, int] | None:
+        """Best score of the trials that have finished, and that trial's number."""
+        finished = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        return max(((t.value, t.number) for t in finished if t.value is not None), default=None)
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial: its number in the study, and its settings."""
+        if self._unfinished:
+            frozen = self._unfinished.pop(0)
+            self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
+        proposed = super().suggest(trial_id)
+        # Ray adds the study's own parameters, such as factors_index, to what the space returned.
+        settings = {name: proposed[name] for name in TrialSettings.names() if name in proposed}
+        trial = self._ot_trials[trial_id]
+        is_default = bool(trial.user_attrs.get(PAPER_DEFAULT))
+        return {"number": trial.number, "settings": settings, PAPER_DEFAULT: is_default}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Note a score at its step; reports between evaluations carry none."""
+        value = result.get(METRIC)
+        trial = self._ot_trials[trial_id]
+        if value is None or not math.isfinite(value) or self._is_told(trial):
+            return
+        if result[TIME] not in self._frozen(trial).intermediate_values:
+            trial.report(value, int(result[TIME]))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study how the trial ended: complete, pruned on the way, or failed.
+
+        A trial that ends because the sweep does is not told: a resumed sweep continues it.
+        """
+        trial = self._ot_trials[trial_id]
+        if self._is_told(trial) or self._stop.requested:
+            return
+        value = (result or {}).get(METRIC)
+        if error or result is None or value is None or not math.isfinite(value):
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif is_final(result):
+            self.study.tell(trial, value)
+        else:
+            self.on_trial_result(trial_id, result)
+            self.study.tell(trial, state=TrialState.PRUNED)
+
+    def _frozen(self, trial: optuna.Trial) -> optuna.trial.FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+    def _is_told(self, trial: optuna.Trial) -> bool:
+        return self._frozen(trial).state.is_finished()
+
+
+class Pruner(ASHAScheduler):  # type: ignore[misc]
+    """ASHA with factor 2 from a quarter of the steps: half go there, half of the rest midway.
+
+    The paper's default is never pruned: it is what the others are compared with.
+    """
+
+    def __init__(self, study: optuna.Study, *, max_steps: int) -> None:
+        super().__init__(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            max_t=max_steps,
+            grace_period=quarter(max_steps),
+            reduction_factor=2,
+            stop_last_trials=False,
+        )
+        for past in study.trials:
+            for step, value in sorted(past.intermediate_values.items()):
+                self._brackets[0].on_result(_Past(past.number), step, value)
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        """Let a trial that is resumed under a new Tune id keep its own scores of before."""
+        super().on_trial_add(controller, trial)
+        past = _Past(trial.config["number"]).trial_id
+        for _, recorded in self._brackets[0]._rungs:
+            if past in recorded:
+                recorded[trial.trial_id] = recorded.pop(past)
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Continue, or stop a trial whose score is in the lower half at this step."""
+        decision: str = super().on_trial_result(controller, trial, result)
+        exempt = trial.config[PAPER_DEFAULT] or is_final(result)
+        return TrialScheduler.CONTINUE if exempt else decision
+
+
+class _Past:
+    """A trial of an earlier session, as the rungs know trials."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = f"past-{number}"
+
+
+def _num_trials(storage: optuna.storages.BaseStorage) -> int:
+    return sum(summary.n_trials for summary in optuna.get_all_study_summaries(storage))

@@ -1,0 +1,179 @@
+"""Trials, start to end: resident base and photos plus settings in, a stream of reports out.
+
+`krona train` runs it in the terminal, a slot runs it for the search; neither knows the other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from evals.scorer import Evaluation, photo_images
+from evals.sheet import contact_sheet
+from krona.adapter.inject import make_adapter
+from krona.exchange.adapter_file import save_adapter
+from krona.train.data import prepare_data
+from krona.train.loop import Record, Run, advance
+from krona.train.state import TrainState, averaged
+from tune.config.trial import TrialSettings
+from tune.names import image_key
+from tune.trials.resident import Resident as Resident  # a slot loads it by the experiment's name
+
+ADAPTER_FILE = "adapter.safetensors"
+STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a trial says at a step: metrics always, images and scores at evaluations."""
+
+    step: int
+    metrics: dict[str, float]
+    images: tuple[tuple[str, Image.Image], ...] = ()
+    is_evaluation: bool = False
+
+
+def best_sheet(
+    resident: Resident, trials: Sequence[tuple[str, Mapping[str, Image.Image]]]
+) -> Image.Image:
+    """Draw the photos, the base and each trial, a row each, equal in prompts and noise.
+
+    Args:
+        trials: (label, images as in its last report) of each row after the first two.
+    """
+    plain = dict(_keyed_images(resident.scorer.evaluate(resident.base)))
+    rows = [("photos", photo_images(resident.photos))]
+    for label, images in (("base, no adapter", plain), *trials):
+        rows.append((label, [images[key] for key in plain]))
+    return contact_sheet(rows, columns=list(dict.fromkeys(resident.subject.instance_prompts)))
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One adapter on its way from first to last step; the base holds it only while it advances."""
+
+    settings: TrialSettings
+    run: Run
+    workdir: Path
+    untold: Record | Exception | None = None
+    """What its last steps gave, until it is reported."""
+
+
+def start_trial(
+    resident: Resident, settings: Mapping[str, Any], workdir: Path, *, resume: bool = False
+) -> Trial:
+    """Make a trial that stands before its first step, or at its last saved one.
+
+    Args:
+        settings: fields of TrialSettings.
+        workdir: gets adapter.safetensors and state.safetensors at each evaluation.
+        resume: continue from workdir's state, if there is one; the result is bit-equal.
+    Raises: KronaError for bad settings.
+    """
+    trial = TrialSettings.from_dict(settings)
+    config = resident.train_config(trial)
+    data = prepare_data(resident.base, resident.subject, resident.photos, config, resident.cache)
+    adapter = make_adapter(resident.base.network, config.adapter, seed=trial.seed)
+    workdir.mkdir(parents=True, exist_ok=True)
+    state_path = workdir / STATE_FILE
+    make = TrainState.create
+    if resume and state_path.exists():
+        make = partial(TrainState.load, state_path)
+    return Trial(settings=trial, run=Run(data, make(adapter, config), config), workdir=workdir)
+
+
+def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
+    """Train trials together up to the next report of any; evaluations carry scores and images.
+
+    A trial that was resumed at its last step is only scored, so that its end is told; so is one
+    whose evaluation failed in the call before.
+    Returns: for each trial its report, or what ended it, or None if it has nothing to say yet.
+    Raises: what concerns them all, such as torch.OutOfMemoryError; none has then lost a report.
+    """
+    is_open = [trial for trial in trials if trial.untold is None and not trial.run.is_done]
+    records = advance(resident.base, [trial.run for trial in is_open]) if is_open else []
+    for trial, record in zip(is_open, records, strict=True):
+        trial.untold = record
+    evaluations = _evaluate(resident, [trial for trial in trials if _is_evaluated(resident, trial)])
+    return [_outcome(resident, trial, evaluations.get(id(trial))) for trial in trials]
+
+
+def run_experiment(
+    resident: Resident, settings: Mapping[str, Any], workdir: Path, *, resume: bool = False
+) -> Iterator[Report]:
+    """Train and score one adapter by itself; the arguments are start_trial()'s.
+
+    Yields: a Report for each record of the training loop.
+    Raises: KronaError for bad settings, NonFiniteLossError if training diverges.
+    """
+    trial = start_trial(resident, settings, workdir, resume=resume)
+    is_done = False
+    while not is_done:
+        (outcome,) = advance_trials(resident, [trial])
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            yield outcome
+        is_done = trial.run.is_done
+
+
+def _is_evaluated(resident: Resident, trial: Trial) -> bool:
+    is_at_evaluation = trial.run.state.step % resident.eval_every(trial.settings) == 0
+    return trial.run.is_done or (isinstance(trial.untold, Record) and is_at_evaluation)
+
+
+def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluation]:
+    """The evaluation of each trial by its id(), sampled together where memory allows it."""
+    adapters = [trial.run.state.adapter for trial in trials]
+    if not adapters:
+        return {}
+    try:
+        with averaged([trial.run.state for trial in trials]):
+            evaluations = resident.scorer.evaluate_each(resident.base, adapters)
+    except torch.OutOfMemoryError:
+        if len(trials) == 1:
+            raise
+        return {key: e for t in trials for key, e in _evaluate(resident, [t]).items()}
+    return {id(trial): e for trial, e in zip(trials, evaluations, strict=True)}
+
+
+def _outcome(
+    resident: Resident, trial: Trial, evaluation: Evaluation | None
+) -> Report | Exception | None:
+    """Tell what is untold; at an evaluation also save adapter and state."""
+    record, trial.untold = trial.untold, None
+    if isinstance(record, Exception):
+        return record
+    metrics = {} if record is None else _metrics(record)
+    step = trial.run.state.step
+    if evaluation is None:
+        return None if record is None else Report(step=step, metrics=metrics)
+    adapter = trial.run.state.adapter
+    try:
+        manifest = resident.manifest(trial.settings, step=step)
+        with averaged([trial.run.state]):
+            save_adapter(trial.workdir / ADAPTER_FILE, adapter.state_dict(), manifest)
+        trial.run.state.save(trial.workdir / STATE_FILE)
+    except Exception as error:
+        return error
+    return Report(
+        step=step,
+        metrics=metrics | evaluation.metrics() | {"num_params": adapter.num_params},
+        images=_keyed_images(evaluation),
+        is_evaluation=True,
+    )
+
+
+def _metrics(record: Record) -> dict[str, float]:
+    return {name: value for name, value in asdict(record).items() if name != "step"}
+
+
+def _keyed_images(evaluation: Evaluation) -> tuple[tuple[str, Image.Image], ...]:
+    """The first image of each prompt under a key that a tracker accepts."""
+    first = dict(reversed(list(zip(evaluation.prompts, evaluation.images, strict=True))))
+    ordered = dict.fromkeys(evaluation.prompts)
+    return tuple((image_key(prompt), first[prompt]) for prompt in ordered)
