@@ -8,11 +8,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from krona.adapter.inject import Adapter, inject, inject_layers
+from krona.base.checkpoint import Base
 from krona.errors import KronaError
 from krona.exchange.adapter_file import METADATA_KEY, Manifest, load_adapter
 from krona.exchange.formats.names import MANIFEST_KEY
@@ -21,16 +22,13 @@ from krona.exchange.imports import kohya_lokr, peft_lokr, published
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors
 
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Contents:
     """What a file holds: its origin, and what puts it on a base."""
 
     origin: Origin
-    inject: Callable[["Base"], Adapter]
+    inject: Callable[[Base], Adapter]
 
 
 def read_origin(path: Path) -> Origin:
@@ -41,7 +39,7 @@ def read_origin(path: Path) -> Origin:
     return _read(path).origin
 
 
-def attach(base: "Base", path: Path, *, is_any_base: bool = False) -> Adapter:
+def attach(base: Base, path: Path, *, is_any_base: bool = False) -> Adapter:
     """Inject the adapter of a file or PEFT folder into `base` with its trained weights.
 
     Args:
@@ -59,7 +57,7 @@ def attach(base: "Base", path: Path, *, is_any_base: bool = False) -> Adapter:
         raise KronaError(f"{path} does not fit {base.source}{trained}: {error}") from error
 
 
-def _check_base(path: Path, manifest: Manifest, base: "Base", *, is_any_base: bool) -> None:
+def _check_base(path: Path, manifest: Manifest, base: Base, *, is_any_base: bool) -> None:
     if manifest.family != base.family:
         raise KronaError(f"{path} is for a {manifest.family} base; {base.source} is {base.family}")
     if manifest.base_hash != base.content_hash and not is_any_base:
@@ -89,7 +87,7 @@ def _read(path: Path) -> _Contents:
 def _read_own(path: Path) -> _Contents:
     state, manifest = load_adapter(path)
 
-    def put(base: "Base") -> Adapter:
+    def put(base: Base) -> Adapter:
         adapter = inject(base.network, manifest.config, seed=0)
         try:
             adapter.load_state_dict(state)
@@ -104,7 +102,7 @@ def _read_own(path: Path) -> _Contents:
 def _foreign(
     reader: Any, tensors: Mapping[str, Tensor], origin: Origin, config: Mapping[str, Any]
 ) -> _Contents:
-    def put(base: "Base") -> Adapter:
+    def put(base: Base) -> Adapter:
         return inject_layers(base.network, reader.layers(tensors, base, config))
 
     return _Contents(origin=origin, inject=put)

@@ -8,19 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCardData
 from PIL import Image
 
+from krona.base.checkpoint_files import Family
 from krona.errors import KronaError
+from krona.exchange.adapter_file import Manifest
+from krona.exchange.load_back import Measured
+from krona.exchange.origin import Origin
 from krona.storage.atomic import write_atomically
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint_files import Family
-    from krona.exchange.adapter_file import Manifest
-    from krona.exchange.load_back import Measured
-    from krona.exchange.origin import Origin
 
 CARD = "README.md"
 SAMPLES = "samples"
@@ -66,9 +64,9 @@ class Card:
     name: str
     base_source: str
     base_hash: str
-    family: "Family"
-    origin: "Origin"
-    measured: "Measured"
+    family: Family
+    origin: Origin
+    measured: Measured
     usage: str
     showcase: Showcase
 
@@ -135,7 +133,7 @@ def base_name(source: str) -> str:
     return Path(source).name.removesuffix(".safetensors")
 
 
-def _training(manifest: "Manifest") -> dict[str, Any]:
+def _training(manifest: Manifest) -> dict[str, Any]:
     config = manifest.config
     shape = {"rank": config.rank} if config.kind == "lora" else {"factors (a1, a2)": config.factors}
     return {

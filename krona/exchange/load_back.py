@@ -4,18 +4,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from krona import __version__
 from krona.adapter.inject import Adapter
+from krona.base.checkpoint import Base
 from krona.errors import KronaError
 from krona.exchange.formats.names import ExportFormat
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
 
 # Allowed error: of the update itself, and what float32 rounds off the weights it is added to.
 _UPDATE_TOLERANCE = 1e-5
@@ -49,7 +47,7 @@ def measure(
     format: ExportFormat,
     written: Adapter,
     adapter: Adapter,
-    base: "Base",
+    base: Base,
     rank: int | None,
 ) -> Measured:
     """Load an export back with its own tool and compare every layer's update.

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save
@@ -19,21 +18,19 @@ from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, is_of_text
 from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.original import block_path
 from krona.exchange.formats.squares import kron_pairs, lycoris_holds
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors, write_safetensors
 
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
-
 IS_FOLDER = False
 _SD2_TEXT_WIDTH = 1024
 
 
-def layer_name(path: str, family: "Family", layers_per_block: int) -> str:
+def layer_name(path: str, family: Family, layers_per_block: int) -> str:
     """Name a diffusers layer path as kohya's tools do."""
     if is_of_text(path):
         encoder, _, inner = path.partition(".")
@@ -45,18 +42,16 @@ def layer_name(path: str, family: "Family", layers_per_block: int) -> str:
     return "lora_unet_" + path.replace(".", "_")
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Every factorization can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Write the adapter with its scale folded in, so that every loader applies it with 1."""
     write_named(path, _named_layers(adapter, base), base, origin)
 
 
-def write_named(
-    path: Path, layers: Mapping[str, AdapterLayer], base: "Base", origin: Origin
-) -> None:
+def write_named(path: Path, layers: Mapping[str, AdapterLayer], base: Base, origin: Origin) -> None:
     """Write layers under the given names, with the metadata of kohya's tools."""
     ranks = [len(layer.down) for layer in layers.values() if isinstance(layer, LoraLinear)]
     lora_alpha = max(ranks, default=1)
@@ -75,7 +70,7 @@ def loader(adapter: Adapter) -> str:
     return "krona"
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as the file's loader applies it."""
     tensors, _ = read_safetensors(path)
     delta = own_delta if loader(adapter) == "krona" else _lycoris_delta
@@ -85,7 +80,7 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         yield layer_path, delta(tensors, name, layer)
 
 
-def _named_layers(adapter: Adapter, base: "Base") -> dict[str, AdapterLayer]:
+def _named_layers(adapter: Adapter, base: Base) -> dict[str, AdapterLayer]:
     layers_per_block = base.unet.config.layers_per_block
     return {
         layer_name(path, base.family, layers_per_block): layer
@@ -126,13 +121,13 @@ def own_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer) -> 
     return up @ down * (tensors[f"{name}.alpha"] / len(down))
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """Where its tools look for it."""
     return f"# ComfyUI: models/loras/{name}\n# A1111: models/Lora/{name}"
 
 
 def _metadata(
-    layers: Iterable[AdapterLayer], tensors: Mapping[str, Tensor], base: "Base", origin: Origin
+    layers: Iterable[AdapterLayer], tensors: Mapping[str, Tensor], base: Base, origin: Origin
 ) -> dict[str, str]:
     is_lokr = any(isinstance(layer, KronLinear) for layer in layers)
     version_name, architecture = _architecture(base)
@@ -155,7 +150,7 @@ def _metadata(
     } | _training_metadata(origin)
 
 
-def _architecture(base: "Base") -> tuple[str, str]:
+def _architecture(base: Base) -> tuple[str, str]:
     """kohya's name of the base's version, and modelspec's of its architecture.
 
     Source: sd-scripts, get_model_version_str_for_sd1_sd2 and sai_model_spec.

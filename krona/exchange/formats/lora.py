@@ -5,30 +5,27 @@ krona.adapter.low_rank makes the LoRA out of any other adapter.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import diffusers
 from diffusers.utils import is_peft_available
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.exchange.formats import kohya
 from krona.exchange.formats.unet_adapter import peft_deltas
 from krona.exchange.origin import Origin
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
 
 IS_FOLDER = False
 _ADAPTER_NAME = "krona"
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Every rank can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Write down and up with alpha = rank, so that every loader applies them with 1."""
     kohya.write(path, adapter, base, origin)
 
@@ -38,7 +35,7 @@ def loader(adapter: Adapter) -> str:
     return f"diffusers {diffusers.__version__}" if is_peft_available() else kohya.loader(adapter)
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as the file's loader applies it, and leave the UNet as before."""
     if not is_peft_available():
         yield from kohya.deltas(path, adapter, base)
@@ -51,6 +48,6 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         pipeline.unload_lora_weights()
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """How it is loaded."""
     return f'pipe.load_lora_weights("{name}")\n{kohya.usage(name, family)}'

@@ -7,29 +7,26 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.exchange.formats.kohya import own_delta, write_named
 from krona.exchange.formats.squares import check_lycoris
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors
 
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
-
 IS_FOLDER = False
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Refuse a shape that LyCORIS cannot hold."""
     check_lycoris(adapter)
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Write the adapter with its scale folded in."""
     layers = {_name(layer_path): layer for layer_path, layer in adapter.layers.items()}
     write_named(path, layers, base, origin)
@@ -40,7 +37,7 @@ def loader(adapter: Adapter) -> str:
     return f"lycoris_lora {version('lycoris_lora')}" if find_spec("lycoris") else "krona"
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as LyCORIS applies it; the UNet is left alone."""
     if loader(adapter) == "krona":
         tensors, _ = read_safetensors(path)
@@ -56,7 +53,7 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
             yield layer_path, module.get_diff_weight()[0]
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """How it is loaded."""
     return f"""from lycoris import create_lycoris_from_weights
 

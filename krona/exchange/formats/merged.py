@@ -3,27 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import diffusers
 from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, one_root
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.exchange.origin import Origin
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
-
 
 IS_FOLDER = True
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Every update can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Save the base's pipeline with merged weights; the base keeps its own."""
     with merged(adapter):
         base.pipeline().save_pretrained(path)
@@ -46,7 +42,7 @@ def loader(adapter: Adapter) -> str:
     return f"diffusers {diffusers.__version__}"
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's merged weight less the base's."""
     parts = {"unet": base.unet}
     if adapter.adapts_text:
@@ -61,7 +57,7 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         yield layer_path, weight.detach().to(layer.base.weight.device) - layer.base.weight
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """How it is loaded."""
     return f"""from diffusers import DiffusionPipeline
 

@@ -7,7 +7,7 @@ What the file cannot carry are the tokenizers and the configs: who loads it take
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, one_root
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.base.single_file import load_single_file
 from krona.errors import KronaError
 from krona.exchange.formats.merged import merged
@@ -22,16 +24,12 @@ from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.original import clip_state, open_clip_state, unet_state, vae_state
 from krona.exchange.origin import Origin
 
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
-
 IS_FOLDER = False
 _BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 _OPEN_CLIP_WIDTH = 1024  # of SD 2's text encoder
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Refuse a base whose parts have no original names."""
     if odd := odd_parts(base.unet, base.vae):
         raise KronaError(
@@ -51,7 +49,7 @@ def odd_parts(unet: Any, vae: Any) -> list[str]:
     return odd
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Save the base's weights, merged, in one file; the base keeps its own."""
     with merged(adapter):
         tensors = {name: t.detach().cpu().contiguous() for name, t in _tensors(base).items()}
@@ -64,7 +62,7 @@ def loader(adapter: Adapter) -> str:
     return f"diffusers {diffusers.__version__}"
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's merged weight less the base's.
 
     Raises: KronaError if a weight that the adapter does not touch reads back otherwise.
@@ -88,7 +86,7 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         yield layer_path, weight.detach().to(layer.base.weight.device) - layer.base.weight
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """How it is loaded."""
     pipeline = "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"
     return f"""# ComfyUI: models/checkpoints/{name}; A1111: models/Stable-diffusion/{name}
@@ -97,7 +95,7 @@ from diffusers import {pipeline}
 pipe = {pipeline}.from_single_file("{name}")"""
 
 
-def _tensors(base: "Base") -> dict[str, Tensor]:
+def _tensors(base: Base) -> dict[str, Tensor]:
     """All weights under their original names and prefixes."""
     prefixes = ("conditioner.embedders.0.", "conditioner.embedders.1.")
     if base.family == "sd":
@@ -117,7 +115,7 @@ def _prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def _schedule_marks(base: "Base") -> dict[str, Tensor]:
+def _schedule_marks(base: Base) -> dict[str, Tensor]:
     """Empty tensors by which ComfyUI knows an XL checkpoint's schedule."""
     if base.family != "sdxl" or base.prediction_type != "v_prediction":
         return {}
@@ -125,7 +123,7 @@ def _schedule_marks(base: "Base") -> dict[str, Tensor]:
     return {name: torch.zeros(0) for name in ("v_pred", *(["ztsnr"] if is_zero_snr else []))}
 
 
-def _metadata(base: "Base", origin: Origin) -> dict[str, str]:
+def _metadata(base: Base, origin: Origin) -> dict[str, str]:
     is_v = base.prediction_type == "v_prediction"
     said = {"modelspec.trigger_phrase": origin.trigger_phrase} if origin.trigger_phrase else {}
     if origin.manifest:
@@ -137,7 +135,7 @@ def _metadata(base: "Base", origin: Origin) -> dict[str, str]:
     }
 
 
-def _save_configs(base: "Base", folder: Path) -> None:
+def _save_configs(base: Base, folder: Path) -> None:
     """The base's configs and tokenizers in diffusers layout, without weights."""
     pipeline = base.pipeline()
     pipeline.save_config(folder)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
 from krona.adapter.layers import LoraLinear
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.exchange.formats.squares import check_peft, kron_layers
 from krona.exchange.formats.unet_adapter import (
     layer_tensors,
@@ -24,20 +26,16 @@ from krona.exchange.formats.unet_adapter import (
 from krona.exchange.origin import Origin
 from krona.storage.tensors import write_safetensors
 
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
-
 IS_FOLDER = True
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model"
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Refuse a shape that PEFT cannot hold."""
     check_peft(adapter, "PEFT")
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Write the weights with their scale folded in, and the config that makes PEFT apply it as 1.
 
     PEFT splits B into w2_a and w2_b, and drops lokr_w2 in silence, unless r is B's larger side.
@@ -57,7 +55,7 @@ def loader(adapter: Adapter) -> str:
     return f"peft {version('peft')}" if find_spec("peft") else "krona"
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as PEFT applies it, and leave the UNet as before."""
     if loader(adapter) == "krona":
         yield from own_deltas(path / WEIGHTS, adapter, PREFIX)
@@ -71,7 +69,7 @@ def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Te
         base.unet.unload_lora()  # diffusers' own needs no PeftModel, which a failure leaves unmade
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """How it is loaded."""
     return f"""from peft import PeftModel
 

@@ -7,7 +7,7 @@ shape of A from one number f, so A must be the same f×f on every layer. LoRA, w
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
@@ -16,14 +16,12 @@ from torch import Tensor
 
 from krona.adapter.inject import Adapter
 from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
+from krona.base.checkpoint import Base
+from krona.base.checkpoint_files import Family
 from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.squares import check_peft
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors, write_safetensors
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
-    from krona.base.checkpoint_files import Family
 
 _ADAPTER_NAME = "krona"
 
@@ -31,12 +29,12 @@ _ADAPTER_NAME = "krona"
 IS_FOLDER = False
 
 
-def check(adapter: Adapter, base: "Base") -> None:
+def check(adapter: Adapter, base: Base) -> None:
     """Refuse a shape that diffusers cannot hold."""
     check_peft(adapter, "diffusers")
 
 
-def write(path: Path, adapter: Adapter, base: "Base", origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Write the adapter with its scale folded in."""
     tensors = {
         f"unet.{layer_path}.{key}": tensor
@@ -56,14 +54,14 @@ def loader(adapter: Adapter) -> str:
     return f"diffusers {diffusers.__version__}" if is_peft_available() else "krona"
 
 
-def deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as the file's loader applies it, and leave the UNet as before."""
     if is_peft_available():
         return _peft_deltas(path, adapter, base)
     return own_deltas(path, adapter, "unet")
 
 
-def usage(name: str, family: "Family") -> str:
+def usage(name: str, family: Family) -> str:
     """How it is loaded."""
     return f"""pipe.unet.load_lora_adapter("{name}", prefix="unet")  # diffusers >= 0.42"""
 
@@ -79,7 +77,7 @@ def layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
     }
 
 
-def _peft_deltas(path: Path, adapter: Adapter, base: "Base") -> Iterator[tuple[str, Tensor]]:
+def _peft_deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     try:
         base.unet.load_lora_adapter(str(path), prefix="unet", adapter_name=_ADAPTER_NAME)
         yield from peft_deltas(base.unet, adapter, _ADAPTER_NAME)

@@ -5,25 +5,15 @@ Source: LyCORIS' lokr.py and ComfyUI's weight adapters, which agree on it.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from krona.adapter.inject import is_of_text
 from krona.adapter.layers import AdapterLayer
+from krona.base.checkpoint import Base
 from krona.exchange.formats.kohya import layer_name
-from krona.exchange.imports.lokr import (
-    Parts,
-    by_layer,
-    check_known,
-    factor,
-    kron_layer,
-    lora_dim,
-    readable_linears,
-)
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
+from krona.exchange.imports import lokr
 
 _PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lycoris_")
 
@@ -34,25 +24,20 @@ def reads(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def layers(
-    tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], base: Base, config: Mapping[str, Any]
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
-    linears = readable_linears(base.network)
+    linears = lokr.readable_linears(base.network)
     paths = {name: path for path in linears for name in _names(path, base)}
-    read = by_layer(tensors)
-    check_known(read, paths)
+    read = lokr.by_layer(tensors)
+    lokr.check_known(read, paths)
     return {
-        paths[name]: kron_layer(
-            name,
-            linears[paths[name]],
-            factor(name, parts, 1),
-            _scale(parts) * factor(name, parts, 2),
-        )
+        paths[name]: lokr.kron_layer(name, linears[paths[name]], parts, _scale(parts))
         for name, parts in read.items()
     }
 
 
-def _names(path: str, base: "Base") -> set[str]:
+def _names(path: str, base: Base) -> set[str]:
     """Every name that tools give a layer: kohya's, and for a UNet two with diffusers' path."""
     kohya = layer_name(path, base.family, base.unet.config.layers_per_block)
     if is_of_text(path):
@@ -60,6 +45,6 @@ def _names(path: str, base: "Base") -> set[str]:
     return {kohya, *(prefix + path.replace(".", "_") for prefix in ("lora_unet_", "lycoris_"))}
 
 
-def _scale(parts: Parts) -> float:
-    dim, alpha = lora_dim(parts), parts.get("alpha")
+def _scale(parts: lokr.Parts) -> float:
+    dim, alpha = lokr.lora_dim(parts), parts.get("alpha")
     return 1.0 if dim is None or alpha is None else alpha.item() / dim

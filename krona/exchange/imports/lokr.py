@@ -31,7 +31,7 @@ def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, Parts]:
     return layers
 
 
-def factor(layer: str, parts: Parts, which: int) -> Tensor:
+def _factor(layer: str, parts: Parts, which: int) -> Tensor:
     """lokr_w1 or lokr_w2 of a layer, multiplied out where it is stored as a product."""
     name = f"lokr_w{which}"
     whole, left, right = (parts.get(f"{name}{part}") for part in ("", "_a", "_b"))
@@ -48,8 +48,9 @@ def lora_dim(parts: Parts) -> int | None:
     return len(products[0]) if products else None
 
 
-def kron_layer(name: str, linear: nn.Linear, A: Tensor, B: Tensor) -> KronLinear:
-    """The layer of A and B around a linear. Raises: KronaError if they do not fit it."""
+def kron_layer(name: str, linear: nn.Linear, parts: Parts, scale: float) -> KronLinear:
+    """The layer of scale·A ⊗ B around a linear. Raises: KronaError if they do not fit it."""
+    A, B = _factor(name, parts, 1), scale * _factor(name, parts, 2)
     (a1, a2), (b1, b2) = A.shape, B.shape
     if (a1 * b1, a2 * b2) != (linear.out_features, linear.in_features):
         raise KronaError(

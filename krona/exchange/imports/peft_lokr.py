@@ -6,24 +6,14 @@ into whole factors; any other without a config is refused, since its scale is un
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from krona.adapter.layers import AdapterLayer
+from krona.base.checkpoint import Base
 from krona.errors import KronaError
-from krona.exchange.imports.lokr import (
-    Parts,
-    by_layer,
-    check_known,
-    factor,
-    kron_layer,
-    lora_dim,
-    readable_linears,
-)
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
+from krona.exchange.imports import lokr
 
 _DEFAULT = 8.0  # PEFT's own, of both
 _PEFT = "base_model.model."
@@ -36,31 +26,26 @@ def reads(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def layers(
-    tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], base: Base, config: Mapping[str, Any]
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
-    linears = readable_linears(base.unet)
-    named = by_layer(tensors)
+    linears = lokr.readable_linears(base.unet)
+    named = lokr.by_layer(tensors)
     if not config and not all(_is_folded(name, parts) for name, parts in named.items()):
         raise KronaError(
             "its scale is alpha/r, which only its adapter_config.json tells; give their folder"
         )
     read = {_path(name): parts for name, parts in named.items()}
-    check_known(read, linears)
+    lokr.check_known(read, linears)
     return {
-        path: kron_layer(
-            path,
-            linears[path],
-            factor(path, parts, 1),
-            _scale(path, config) * factor(path, parts, 2),
-        )
+        path: lokr.kron_layer(path, linears[path], parts, _scale(path, config))
         for path, parts in read.items()
     }
 
 
-def _is_folded(name: str, parts: Parts) -> bool:
+def _is_folded(name: str, parts: lokr.Parts) -> bool:
     """Whether a layer of a bare file is applied with the scale 1."""
-    return not name.startswith(_PEFT) and lora_dim(parts) is None and "alpha" not in parts
+    return not name.startswith(_PEFT) and lokr.lora_dim(parts) is None and "alpha" not in parts
 
 
 def _path(name: str) -> str:

@@ -6,17 +6,15 @@ code computes from them is no A ⊗ B: see PublishedKronLinear.
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from krona.adapter.inject import attention_linears
 from krona.adapter.layers import AdapterLayer, PublishedKronLinear
+from krona.base.checkpoint import Base
 from krona.errors import KronaError
 from krona.exchange.imports.lokr import check_known
-
-if TYPE_CHECKING:
-    from krona.base.checkpoint import Base
 
 _NAME = re.compile(
     r"^(?:unet\.)?(?P<attention>.+\.attn[12])\.processor\.to_(?P<projection>q|k|v|out)_lora"
@@ -30,7 +28,7 @@ def reads(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def layers(
-    tensors: Mapping[str, Tensor], base: "Base", config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], base: Base, config: Mapping[str, Any]
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
     linears = attention_linears(base.unet)
