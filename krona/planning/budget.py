@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -77,23 +77,14 @@ def fit_factors(
     return savings, fitting
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """What is to be sampled.
-
-    Attributes:
-        resolution: side of the images in pixels; the base's native one if not given.
-        batch_size: images at once, at most; by their size if not given.
-        is_guided: the UNet sees every image twice.
-    """
-
-    resolution: int | None = None
-    batch_size: int | None = None
-    is_guided: bool = True
-
-
 def fit_sampling(
-    base: str, config: Sampling, precision: Precision, budget_bytes: int | None
+    base: str,
+    budget_bytes: int | None,
+    *,
+    precision: Precision,
+    resolution: int | None = None,
+    batch_size: int | None = None,
+    is_guided: bool = True,
 ) -> tuple[Savings, int | None]:
     """The least to give up for sampling to fit, and how many images at once then do.
 
@@ -101,17 +92,20 @@ def fit_sampling(
 
     Args:
         base, budget_bytes: of fit_budget().
+        resolution: side of the images in pixels; the base's native one if not given.
+        batch_size: images at once, at most; by their size if not given.
+        is_guided: the UNet sees every image twice.
     """
     if budget_bytes is None:
-        return NOTHING_SAVED, config.batch_size
+        return NOTHING_SAVED, batch_size
     with FakeTensorMode():
         skeleton = build_skeleton(base, DTYPES[precision])
-        resolution = config.resolution or skeleton.resolution
+        resolution = resolution or skeleton.resolution
         row_bytes, decode_bytes = dry_sample(skeleton, resolution=resolution)
     unet, vae = num_bytes(skeleton.unet), num_bytes(skeleton.vae)
     text = sum(map(num_bytes, skeleton.text_encoders))
-    asked = config.batch_size or images_at_once(resolution)
-    image_bytes = row_bytes * (2 if config.is_guided else 1)
+    asked = batch_size or images_at_once(resolution)
+    image_bytes = row_bytes * (2 if is_guided else 1)
     for savings, resident, others in (
         (NOTHING_SAVED, unet + vae + text, decode_bytes),
         (Savings(offloads_vae=True, offloads_text=True), unet, max(text, vae + decode_bytes)),

@@ -3,15 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from krona.base.checkpoint import Base
+from krona.adapter.inject import make_adapter
+from krona.adapter.layers import AdapterConfig
+from krona.base.checkpoint import Base, load_base
 from krona.errors import KronaError
+from krona.exchange.adapter_file import Manifest, save_adapter
 from tune.commands.sample import sample
 from tune.commands.sweep import sweep
 from tune.commands.train import train
@@ -101,10 +103,27 @@ def test_a_sampled_prompt_has_the_article_that_the_subject_takes(
         asked.extend(prompts)
         return [Image.new("RGB", (8, 8))] * len(prompts)
 
-    adapted = SimpleNamespace(base=None, subject_noun="ohwx dog", batch_size=None)
-    monkeypatch.setattr("tune.records.adapted.load_adapted", lambda *_, **__: adapted)
+    base = load_base("toyland")
+    adapter = make_adapter(base.unet, AdapterConfig(factors=(8, 8)), seed=0)
+    manifest = Manifest(
+        config=AdapterConfig(factors=(8, 8)),
+        base_model="toyland",
+        base_hash=base.content_hash,
+        family=base.family,
+        prediction_type=base.prediction_type,
+        subject="rex",
+        class_noun="dog",
+        identifier="ohwx",
+        prompts=(),
+        steps=1,
+        seed=0,
+        learning_rate=1e-3,
+    )
+    path = tmp_path / "rex.safetensors"
+    save_adapter(path, adapter.state_dict(), manifest)
     monkeypatch.setattr("krona.diffusion.sample.sample", drawn)
-    sample(("a {} on the beach", "an old {}"), output=tmp_path, images_per_prompt=1)
+    prompts = "a {} on the beach", "an old {}"
+    sample(prompts, adapter=str(path), output=tmp_path / "samples", images_per_prompt=1)
     assert asked == ["an ohwx dog on the beach", "an old ohwx dog"]
 
 

@@ -1,9 +1,12 @@
 """`krona sample`: pictures from a base, with an adapter or without."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def sample(
@@ -50,13 +53,15 @@ def sample(
             sqlite:///mlflow.db.
     """
     from evals.protocol import Protocol
-    from evals.sheet import contact_sheet
     from krona.diffusion.sample import sample as draw
     from krona.errors import KronaError
-    from krona.planning.budget import Sampling
+    from krona.exchange.attach import attach, read_origin
+    from krona.exchange.origin import Origin
+    from krona.planning.budget import fit_sampling
     from krona.planning.place import Place
     from krona.subject.subject import fill
-    from tune.records.adapted import load_adapted
+    from tune.config.trial import TOYLAND
+    from tune.records.adapted import base_of, find_adapter
     from tune.trials.checks import check_folder
 
     if not prompts:
@@ -68,31 +73,42 @@ def sample(
         sampling_seed=seed,
     )
     check_folder(output, "--output")
-    adapted = load_adapted(
-        adapter,
-        place=Place.of(device, precision, memory_gib),
-        sampling=Sampling(
-            resolution=resolution, batch_size=batch_size, is_guided=guidance_scale != 1.0
-        ),
-        base=base,
-        is_any_base=any_base,
-        tracking_uri=tracking_uri,
+    path = None if adapter is None else find_adapter(adapter, tracking_uri=tracking_uri)
+    origin = Origin(name="") if path is None else read_origin(path)
+    source = base or TOYLAND if path is None else base_of(path, origin, base)
+    place = Place.of(device, precision, memory_gib)
+    savings, batch_size = fit_sampling(
+        source,
+        place.budget_bytes,
+        precision=place.precision,
+        resolution=resolution,
+        batch_size=batch_size,
+        is_guided=guidance_scale != 1.0,
     )
-    filled = [fill(prompt, adapted.subject_noun) for prompt in prompts]
+    loaded = place.load(source, savings)
+    if path is not None:
+        attach(loaded, path, is_any_base=any_base)
+    filled = [fill(prompt, origin.trigger_phrase or "{}") for prompt in prompts]
     images = draw(
-        adapted.base,
+        loaded,
         filled,
         negative_prompt=negative_prompt,
         resolution=resolution,
-        batch_size=adapted.batch_size,
+        batch_size=batch_size,
         **protocol.sampling(),
     )
+    num = images_per_prompt
+    rows = [(prompt, images[i * num : (i + 1) * num]) for i, prompt in enumerate(filled)]
+    _save(output, rows)
+    print(f"{len(images)} images in {output}, all on {output / 'sheet.png'}")
+
+
+def _save(output: Path, rows: list[tuple[str, list["Image"]]]) -> None:
+    """Write the pictures of each prompt, and a sheet with a row for each."""
+    from evals.sheet import contact_sheet
+
     output.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for row, prompt in enumerate(filled):
-        pictures = images[row * images_per_prompt : (row + 1) * images_per_prompt]
+    for row, (_, pictures) in enumerate(rows):
         for number, picture in enumerate(pictures):
             picture.save(output / f"{row:02d}_{number:02d}.png")
-        rows.append((prompt, pictures))
     contact_sheet(rows).save(output / "sheet.png")
-    print(f"{len(images)} images in {output}, all on {output / 'sheet.png'}")

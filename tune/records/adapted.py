@@ -1,59 +1,16 @@
-"""An adapter back on its base: a file or an MLflow run in, a base that draws the subject out."""
+"""What an adapter is called: a file or an MLflow run in; its file, its base and its samples out."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from krona.base.checkpoint import Base
 from krona.errors import KronaError
-from krona.exchange.attach import attach, read_origin
+from krona.exchange.attach import read_origin
 from krona.exchange.card import Showcase
 from krona.exchange.origin import Origin
-from krona.planning.budget import Sampling, fit_sampling
-from krona.planning.place import Place
-from tune.config.trial import TOYLAND
 from tune.names import existing_store, experiment_name, image_key
 
 if TYPE_CHECKING:
     from tune.records.tracking import Tracker
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapted:
-    """A base with an adapter on it, what prompts call the subject ("sks toy"), images at once."""
-
-    base: Base
-    subject_noun: str
-    batch_size: int | None
-
-
-def load_adapted(
-    adapter: str | None,
-    *,
-    place: Place,
-    sampling: Sampling,
-    base: str | None = None,
-    is_any_base: bool = False,
-    tracking_uri: str | None = None,
-) -> Adapted:
-    """Load a base, put an adapter on it, and find how many images may be sampled at once.
-
-    Args:
-        adapter: a file or a run; None leaves the base plain, and {} in prompts stands, as it does
-            where the adapter does not say what prompts call its subject.
-        place, sampling: where the base goes, and what is to be sampled there.
-        base: the checkpoint; None takes the adapter's own, or Toyland.
-        is_any_base: accept another base than the one it was trained on.
-    """
-    path = None if adapter is None else find_adapter(adapter, tracking_uri=tracking_uri)
-    origin = None if path is None else read_origin(path)
-    source = base or TOYLAND if path is None or origin is None else base_of(path, origin, base)
-    savings, batch_size = fit_sampling(source, sampling, place.precision, place.budget_bytes)
-    loaded = place.load(source, savings)
-    if path is not None:
-        attach(loaded, path, is_any_base=is_any_base)
-    noun = origin.trigger_phrase if origin is not None else None
-    return Adapted(base=loaded, subject_noun=noun or "{}", batch_size=batch_size)
 
 
 def base_of(path: Path, origin: Origin, base: str | None) -> str:

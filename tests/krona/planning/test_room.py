@@ -13,7 +13,7 @@ from krona.adapter.layers import AdapterConfig, Factors
 from krona.base.checkpoint import NOTHING_SAVED, Savings, load_base
 from krona.base.skeleton import build_skeleton
 from krona.errors import KronaError, nearest_pair
-from krona.planning.budget import Sampling, fit_sampling
+from krona.planning.budget import fit_sampling
 from krona.planning.dry_step import dry_sample
 from krona.planning.plan import PlanConfig, make_plan, num_bytes
 from krona.planning.room import make_room
@@ -105,7 +105,7 @@ def test_sampling_gives_up_no_more_than_the_budget_asks_for(tiny_sdxl: Path) -> 
     all_parts = unet + vae + sum(map(num_bytes, loaded.text_encoders))
 
     def fit(budget: int | None, **options: Any) -> tuple[Savings, int | None]:
-        return fit_sampling(base, Sampling(batch_size=4, **options), "fp32", budget)
+        return fit_sampling(base, budget, precision="fp32", batch_size=4, **options)
 
     assert fit(None) == (NOTHING_SAVED, 4)
     assert fit(all_parts + 8 * row) == (NOTHING_SAVED, 4)
