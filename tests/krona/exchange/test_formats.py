@@ -24,7 +24,8 @@ from krona.base.checkpoint import Base, load_base
 from krona.exchange.adapter_file import save_adapter
 from krona.exchange.attach import attach
 from krona.exchange.export import export_adapter
-from krona.exchange.formats.names import ExportFormat, peft_folder
+from krona.exchange.formats import peft_folder
+from krona.exchange.formats.names import ExportFormat
 
 SQUARE = AdapterConfig(factors=(4, 4), scale=0.5)
 OBLONG = AdapterConfig(factors=(8, 4), scale=-0.5)

@@ -13,14 +13,8 @@ from krona.adapter.layers import AdapterConfig
 from krona.base.checkpoint import Base
 from krona.errors import KronaError
 from krona.exchange.export import export_adapter
-from krona.exchange.formats.names import (
-    ExportFormat,
-    kohya,
-    lora,
-    lycoris,
-    peft_folder,
-    unet_adapter,
-)
+from krona.exchange.formats import kohya, lora, lycoris, peft_folder, unet_adapter
+from krona.exchange.formats.names import ExportFormat
 
 SQUARE = AdapterConfig(factors=(4, 4), scale=0.5)
 
