@@ -120,7 +120,8 @@ def clip_settings(model_name: str, pretrained: str) -> dict[str, Any]:
 
     open_clip 3.3 takes mean, std, interpolation and resizing from the weights' tag and the size
     from the model; where the tag wants QuickGELU and the model has GELU, it only warns. A model
-    with QuickGELU keeps it where the tag is silent: roberta-ViT-B-32 was trained so.
+    with QuickGELU keeps it where the tag is silent (roberta-ViT-B-32), and open_clip's warning is
+    passed on.
     """
     import open_clip
 

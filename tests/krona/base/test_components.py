@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from krona.base.checkpoint import Base, load_base
 
@@ -18,6 +20,23 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 def folder(tiny_sd: Path, tmp_path: Path) -> Path:
     """A copy of the SD 1.5-shaped checkpoint to change."""
     return Path(shutil.copytree(tiny_sd, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["tiny_sd", "tiny_sd2", "tiny_sdxl"])
+def test_components_are_those_of_diffusers_own_pipeline(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    folder: Path = request.getfixturevalue(name)
+    dtypes = {"vae": torch.float32, "default": torch.bfloat16}
+    theirs = DiffusionPipeline.from_pretrained(folder, dtype=dtypes, safety_checker=None)
+    ours = load_base(folder, dtype=torch.bfloat16).pipeline()
+    modules = {key: part for key, part in theirs.components.items() if isinstance(part, nn.Module)}
+    assert len(modules) == (4 if name == "tiny_sdxl" else 3)
+    for key, module in modules.items():
+        got = ours.components[key].state_dict()
+        torch.testing.assert_close(got, module.state_dict(), rtol=0, atol=0)
+    assert ours.scheduler.config == theirs.scheduler.config
+    assert type(ours.scheduler) is type(theirs.scheduler)
 
 
 def _rename_to_half(folder: Path, components: list[str]) -> None:
