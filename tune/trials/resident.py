@@ -1,12 +1,13 @@
 """What a slot keeps from trial to trial: settings in; frozen base, photos, scorer, caches out."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from evals.encoders import load_clip, load_dino
 from evals.scorer import Scorer
 from krona.adapter.kron import divisors
 from krona.adapter.layers import PROJECTIONS, AdapterConfig, Factors, Projection
 from krona.base.checkpoint import Base
+from krona.errors import nearest_pair
 from krona.exchange.adapter_file import Manifest
 from krona.planning.budget import fit_budget
 from krona.planning.place import Place
@@ -21,6 +22,7 @@ from krona.train.pack_size import best_pack_size
 from tune.config.trial import PAPER, Choices, ExperimentConfig, TrialSettings, quarter
 
 STEPS_OF_A_REPORT = 20  # the fixed loss of a report costs as much as two steps
+SMALL = TrialSettings(kind="lora")  # fits every base, and takes next to nothing
 MOST_PACKED = 8  # TPE and pruning learn little from trials that all started at once
 
 
@@ -48,7 +50,7 @@ class Resident:
 
     @classmethod
     def load(
-        cls, config: ExperimentConfig, adapters: TrialSettings | Choices = PAPER
+        cls, config: ExperimentConfig, adapters: TrialSettings | Choices = SMALL
     ) -> "Resident":
         """Read the checkpoint, photos and encoders; compute or fetch what the cache can hold.
 
@@ -108,8 +110,9 @@ class Resident:
         return self.config.eval_every or quarter(settings.steps)
 
     def pack_size(self) -> int:
-        """How many trials train fastest together here, measured with the paper's adapter."""
-        config = self.train_config(PAPER)
+        """How many trials train fastest together here, measured with about the paper's adapter."""
+        a1, a2 = nearest_pair((PAPER.a1, PAPER.a2), self.factors)
+        config = self.train_config(replace(PAPER, a1=a1, a2=a2))
         data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
         place = Place.of(str(self.base.device), self.config.precision, self.config.memory_gib)
         budget_bytes = place.budget_bytes
