@@ -58,7 +58,7 @@ def sample(
     from krona.exchange.attach import attach, read_origin
     from krona.exchange.origin import Origin
     from krona.planning.budget import fit_sampling
-    from krona.planning.place import Place
+    from krona.planning.placement import Placement
     from krona.subject.subject import fill
     from tune.config.trial import TOYLAND
     from tune.records.adapted import base_of, find_adapter
@@ -76,7 +76,7 @@ def sample(
     path = None if adapter is None else find_adapter(adapter, tracking_uri=tracking_uri)
     origin = Origin(name="") if path is None else read_origin(path)
     source = base or TOYLAND if path is None else base_of(path, origin, base)
-    place = Place.of(device, precision, memory_gib)
+    place = Placement.of(device, precision, memory_gib)
     savings, batch_size = fit_sampling(
         source,
         place.budget_bytes,

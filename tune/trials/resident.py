@@ -10,7 +10,7 @@ from krona.base.checkpoint import Base
 from krona.errors import nearest_pair
 from krona.exchange.adapter_file import Manifest
 from krona.planning.budget import fit_budget
-from krona.planning.place import Place
+from krona.planning.placement import Placement
 from krona.planning.plan import PlanConfig
 from krona.planning.room import Room, make_room
 from krona.storage.cache import Cache, default_cache_dir
@@ -57,7 +57,7 @@ class Resident:
         Args:
             adapters: what there must be room for: one, or the largest that a search may choose.
         """
-        place = Place.of(config.device, config.precision, config.memory_gib)
+        place = Placement.of(config.device, config.precision, config.memory_gib)
         room = _room(config, adapters, place)
         cache = Cache(config.cache_dir or default_cache_dir())
         subject = load_subject(
@@ -114,7 +114,7 @@ class Resident:
         a1, a2 = nearest_pair((PAPER.a1, PAPER.a2), self.factors)
         config = self.train_config(replace(PAPER, a1=a1, a2=a2))
         data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
-        place = Place.of(str(self.base.device), self.config.precision, self.config.memory_gib)
+        place = Placement.of(str(self.base.device), self.config.precision, self.config.memory_gib)
         budget_bytes = place.budget_bytes
         return best_pack_size(self.base, data, config, most=MOST_PACKED, budget_bytes=budget_bytes)
 
@@ -155,7 +155,7 @@ def report_every(eval_every: int) -> int:
     return next(n for n in divisors(eval_every) if n >= min(STEPS_OF_A_REPORT, eval_every))
 
 
-def _room(config: ExperimentConfig, adapters: TrialSettings | Choices, place: Place) -> Room:
+def _room(config: ExperimentConfig, adapters: TrialSettings | Choices, place: Placement) -> Room:
     """What there is room for; a single adapter is planned for whatever its size."""
     trial = adapters if isinstance(adapters, TrialSettings) else PAPER
     plan = PlanConfig(

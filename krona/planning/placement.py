@@ -1,4 +1,4 @@
-"""Where a base works: device, precision and memory as a command names them in; the base out."""
+"""Where a base works: device, precision and memory as a command names them in, the base out."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from krona.planning.budget import GIB, device_budget
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Placement:
     """A torch device, the precision of frozen weights on it, and the bytes to stay within."""
 
     device: str
@@ -21,8 +21,8 @@ class Place:
     @classmethod
     def of(
         cls, device: str | None, precision: Literal["auto"] | Precision, memory_gib: float | None
-    ) -> "Place":
-        """The place that the options --device, --precision and --memory-gib mean.
+    ) -> "Placement":
+        """The placement that the options --device, --precision and --memory-gib mean.
 
         Raises: KronaError if torch cannot use the device here.
         """
@@ -35,7 +35,7 @@ class Place:
         )
 
     def load(self, base: str, savings: Savings) -> Base:
-        """Load a checkpoint to here."""
+        """Load a checkpoint there."""
         return load_base(base, device=self.device, dtype=DTYPES[self.precision], savings=savings)
 
 
