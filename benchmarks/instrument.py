@@ -97,7 +97,7 @@ def run_trials(
         config = replace(resident.train_config(trial), report_every=quarter)
         data = prepare_data(base, resident.subject, resident.photos, config, resident.cache)
         adapter = make_adapter(base.unet, config.adapter, seed=trial.seed)
-        runs.append(Run(data, TrainState.create(adapter, config), config))
+        runs.append(Run(data, TrainState(adapter, config), config))
     told = {"subject_name": resident.subject.name, "ema_decay": resident.config.ema_decay}
     rows = [told | asdict(trial) for trial in settings]
     adapters = [run.state.adapter for run in runs]

@@ -78,7 +78,7 @@ def measure(
         )
         data = prepare_data(base, subject, photos, told, cache)
         adapter = make_adapter(base.unet, told.adapter, seed=i)
-        runs.append(Run(data, TrainState.create(adapter, told), told))
+        runs.append(Run(data, TrainState(adapter, told), told))
 
     def one_by_one() -> None:
         for run in runs:

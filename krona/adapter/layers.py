@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite, sqrt
+from math import isfinite
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from krona.adapter.init import Init, random_factor
 from krona.adapter.kron import kron_linear
 from krona.errors import KronaError, check_choice, nearest
 
 Kind = Literal["krona", "lora"]
 Projection = Literal["q", "k", "v", "o"]
-Init = Literal["kaiming", "normal"]
 Factors = tuple[int, int]
 
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
@@ -110,7 +110,7 @@ class KronLinear(nn.Module):
         self.scale = scale
         device = base.weight.device
         b_shape = base.out_features // a1, base.in_features // a2
-        self.A = nn.Parameter(_random_factor(factors, init, generator, fan_in=a1).to(device))
+        self.A = nn.Parameter(random_factor(factors, init, generator, fan_in=a1).to(device))
         self.B = nn.Parameter(torch.zeros(b_shape, device=device))
 
     @classmethod
@@ -150,7 +150,7 @@ class LoraLinear(nn.Module):
         self.scale = scale
         device = base.weight.device
         shape = rank, base.in_features
-        down = _random_factor(shape, init, generator, fan_in=base.in_features)
+        down = random_factor(shape, init, generator, fan_in=base.in_features)
         self.down = nn.Parameter(down.to(device))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
 
@@ -207,15 +207,6 @@ class PublishedKronLinear(nn.Module):
 
 
 AdapterLayer = KronLinear | LoraLinear | PublishedKronLinear
-
-
-def _random_factor(
-    shape: tuple[int, int], init: Init, generator: torch.Generator, *, fan_in: int
-) -> Tensor:
-    if init == "normal":
-        return torch.empty(shape).normal_(std=1 / shape[0], generator=generator)
-    bound = 1 / sqrt(fan_in)
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def _check_factors(

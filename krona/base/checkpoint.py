@@ -12,15 +12,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from krona.adapter.inject import TEXT_ENCODERS, one_root
-from krona.base.checkpoint_files import (
+from krona.base.components import load_components
+from krona.base.content_hash import content_hash
+from krona.base.families import (
     Family,
     check_components,
     component_files,
     locate,
     pipeline_family,
 )
-from krona.base.components import load_components
-from krona.base.content_hash import content_hash
 from krona.base.quiet import quiet_loaders
 from krona.base.single_file import load_single_file, original_config
 from krona.errors import KronaError

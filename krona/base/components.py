@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from krona.base.checkpoint_files import COMPONENTS, Family
+from krona.base.families import COMPONENTS, Family
 from krona.base.quiet import check_weights
 from krona.errors import KronaError
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from krona.base.checkpoint_files import Family, locate, pipeline_family
 from krona.base.components import component_class
+from krona.base.families import Family, locate, pipeline_family
 from krona.base.quiet import quiet_loaders
 from krona.base.single_file import ORIGINALS, original_config
 from krona.errors import KronaError

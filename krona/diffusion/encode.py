@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krona.adapter.inject import holds_adapter
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.storage.cache import Cache
 from krona.subject.photos import Photos
 

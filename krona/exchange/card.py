@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from PIL import Image
 
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.errors import KronaError
 from krona.exchange.adapter_file import Manifest
 from krona.exchange.load_back import Measured

@@ -8,15 +8,7 @@ from dataclasses import dataclass
 
 from krona.adapter.inject import projection_of
 from krona.adapter.layers import AdapterConfig
-from krona.exchange.formats.squares import (
-    Pair,
-    Shape,
-    lycoris_holds,
-    lycoris_squares,
-    nearest_square,
-    peft_holds,
-    peft_squares,
-)
+from krona.exchange.formats import squares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +22,7 @@ class Loader:
 
 
 def loaders(
-    config: AdapterConfig, shapes: Mapping[str, Shape], *, odd_parts: Sequence[str] = ()
+    config: AdapterConfig, shapes: Mapping[str, squares.Shape], *, odd_parts: Sequence[str] = ()
 ) -> list[Loader]:
     """Which tools load an adapter, format by format.
 
@@ -65,7 +57,7 @@ def loaders(
     ]
 
 
-def exact_lora_rank(config: AdapterConfig, shapes: Mapping[str, Shape]) -> int:
+def exact_lora_rank(config: AdapterConfig, shapes: Mapping[str, squares.Shape]) -> int:
     """The least LoRA rank that holds every layer's update: rank(A ⊗ B) = rank(A)·rank(B)."""
     if config.kind == "lora":
         return config.rank
@@ -74,20 +66,20 @@ def exact_lora_rank(config: AdapterConfig, shapes: Mapping[str, Shape]) -> int:
     )
 
 
-def _pairs(config: AdapterConfig, shapes: Mapping[str, Shape]) -> list[Pair]:
+def _pairs(config: AdapterConfig, shapes: Mapping[str, squares.Shape]) -> list[squares.Pair]:
     return [(config.factors_of(projection_of(path)), shape) for path, shape in shapes.items()]
 
 
-def _lycoris_objection(pairs: Sequence[Pair]) -> str:
-    if lycoris_holds(pairs):
+def _lycoris_objection(pairs: Sequence[squares.Pair]) -> str:
+    if squares.lycoris_holds(pairs):
         return ""
-    fits = lycoris_squares(pairs)
-    f = nearest_square(pairs, fits)
+    fits = squares.lycoris_squares(pairs)
+    f = squares.nearest_square(pairs, fits)
     return f"it holds f×f up to {fits[-1]}×{fits[-1]}; nearest: {f}×{f}"
 
 
-def _peft_objection(pairs: Sequence[Pair]) -> str:
-    if peft_holds(pairs):
+def _peft_objection(pairs: Sequence[squares.Pair]) -> str:
+    if squares.peft_holds(pairs):
         return ""
-    f = nearest_square(pairs, peft_squares(pairs))
+    f = squares.nearest_square(pairs, squares.peft_squares(pairs))
     return f"it holds one f×f for all layers; nearest: {f}×{f}"

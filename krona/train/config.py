@@ -1,4 +1,4 @@
-"""What a training run is told: TrainConfig, and the learning rate that it means at a step."""
+"""What a training run is told."""
 
 import math
 from collections.abc import Callable
@@ -92,13 +92,3 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"adapter": self.adapter.to_dict(), "betas": list(self.betas)}
-
-
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of the step after `step` finished ones."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    done_frac = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done_frac))

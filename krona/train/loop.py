@@ -17,8 +17,9 @@ from krona.adapter.pack import Pack
 from krona.base.checkpoint import Base
 from krona.errors import KronaError, NonFiniteLossError
 from krona.train.batches import batch_losses, fixed_batches, random_batch
-from krona.train.config import TrainConfig, learning_rate_at
+from krona.train.config import TrainConfig
 from krona.train.data import TrainData
+from krona.train.schedule import learning_rate_at
 from krona.train.state import TrainState
 
 

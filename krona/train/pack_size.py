@@ -49,7 +49,7 @@ def _speed(base: Base, data: TrainData, config: TrainConfig, size: int) -> float
     runs = []
     for seed in range(size):
         adapter = make_adapter(base.network, config.adapter, seed=seed)
-        runs.append(Run(data, TrainState.create(adapter, config), config))
+        runs.append(Run(data, TrainState(adapter, config), config))
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     advance(base, runs)  # the first steps also allocate and choose algorithms

@@ -19,7 +19,7 @@ _MAY_DIFFER_ON_RESUME = {"report_every", "num_fixed_pairs"}
 
 
 class TrainState:
-    """The changing part of one run.
+    """The changing part of one run; new, it stands before the first step.
 
     Attributes:
         flat: (P,) all factors side by side; the adapter's parameters and gradients are views of it.
@@ -47,11 +47,6 @@ class TrainState:
         self.average = self.flat.detach().clone() if config.ema_decay else None
         self._ema_decay = config.ema_decay
         self._config = config.to_dict()
-
-    @classmethod
-    def create(cls, adapter: Adapter, config: TrainConfig) -> "TrainState":
-        """The state before the first step."""
-        return cls(adapter, config)
 
     @torch.no_grad()
     def count_step(self) -> None:

@@ -10,7 +10,8 @@ def best(*, subject: str | None = None, tracking_uri: str | None = None) -> None
     """
     from tune.names import existing_store
     from tune.records.ranking import best as best_of
-    from tune.records.ranking import rank, ranking_table, table_console
+    from tune.records.ranking import rank
+    from tune.records.table import ranking_table, table_console
     from tune.records.tracking import Tracker
 
     tracker = Tracker(existing_store(tracking_uri))

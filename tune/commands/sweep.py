@@ -8,7 +8,7 @@ def sweep(config: SweepConfig) -> None:
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """
-    from tune.records.ranking import table_console
+    from tune.records.table import table_console
     from tune.sweep.run import print_summary, run_sweep
     from tune.trials.checks import check_folder
 

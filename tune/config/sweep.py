@@ -7,20 +7,10 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from krona.errors import KronaError
-from tune.config.trial import Choices, ExperimentConfig, TrialSettings, quarter
+from tune.config.trial import ExperimentConfig, TrialSettings, quarter
 from tune.names import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
-_COUNTS = (
-    "trials",
-    "steps",
-    "max_params",
-    "slots",
-    "min_gpus",
-    "pack",
-    "cpus_per_slot",
-    "max_concurrent",
-)
 MAX_SEED = 2**31  # NumPy's is twice that; a resumed search adds its trials to the seed
 
 
@@ -84,7 +74,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.name is not None:
             check_name("sweep", self.name, "--name")
-        for name in _COUNTS:
+        counts = "trials", "steps", "max_params", "slots", "min_gpus", "pack"
+        for name in (*counts, "cpus_per_slot", "max_concurrent"):
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:
                 raise KronaError(f"{name}={value} must be 1 or more")
@@ -107,11 +98,6 @@ class SweepConfig:
         for pair in self.factors or ():
             if min(pair) < 1:
                 raise KronaError(f"factors={pair} must be whole numbers above 0: (4, 64)")
-
-    @property
-    def choices(self) -> Choices:
-        """What decides which factors are searched, before the base and its memory do."""
-        return Choices(factors=self.factors, max_params=self.max_params)
 
     @property
     def num_trials(self) -> int:

@@ -14,10 +14,13 @@ from krona.errors import KronaError
 from tune.config.folder import SweepFolder, ignored_options, open_folder
 from tune.config.provenance import provenance, shared_params
 from tune.config.sweep import SweepConfig
+from tune.config.trial import Choices
 from tune.names import SweepRun, experiment_name
-from tune.records.ranking import Row, best, rank, ranking_table
+from tune.records.ranking import Row, best, rank
+from tune.records.table import ranking_table
 from tune.records.tracking import Tracker
-from tune.search.searcher import Pruner, Stop, StudySearch
+from tune.search.pruner import Pruner
+from tune.search.searcher import Stop, StudySearch
 from tune.search.space import make_space
 from tune.slots.broker import Broker, JobError
 from tune.slots.cluster import node_resources, ray_session, slots
@@ -234,7 +237,7 @@ def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: A
     return SlotConfig(
         broker=broker,
         experiment=replace(config.experiment, eval_every=config.eval_every),
-        choices=config.choices,
+        choices=Choices(factors=config.factors, max_params=config.max_params),
         experiment_module=config.experiment_module,
         tracking_uri=config.tracking(),
         folder=folder.trials,

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +78,10 @@ def start_trial(
     data = prepare_data(resident.base, resident.subject, resident.photos, config, resident.cache)
     adapter = make_adapter(resident.base.network, config.adapter, seed=trial.seed)
     workdir.mkdir(parents=True, exist_ok=True)
-    state_path = workdir / STATE_FILE
-    make = TrainState.create
-    if resume and state_path.exists():
-        make = partial(TrainState.load, state_path)
-    return Trial(settings=trial, run=Run(data, make(adapter, config), config), workdir=workdir)
+    path = workdir / STATE_FILE
+    is_resumed = resume and path.exists()
+    state = TrainState.load(path, adapter, config) if is_resumed else TrainState(adapter, config)
+    return Trial(settings=trial, run=Run(data, state, config), workdir=workdir)
 
 
 def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, is_of_text
 from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.original import block_path
 from krona.exchange.formats.squares import kron_pairs, lycoris_holds

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from krona.adapter.inject import Adapter
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.exchange.formats.kohya import own_delta, write_named
 from krona.exchange.formats.squares import check_lycoris
 from krona.exchange.origin import Origin

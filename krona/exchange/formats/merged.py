@@ -9,7 +9,7 @@ from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, one_root
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.exchange.origin import Origin
 
 IS_FOLDER = True

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, one_root
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.base.single_file import load_single_file
 from krona.errors import KronaError
 from krona.exchange.formats.merged import merged

@@ -15,14 +15,9 @@ from torch import Tensor
 from krona.adapter.inject import Adapter
 from krona.adapter.layers import LoraLinear
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
+from krona.exchange.formats import unet_adapter
 from krona.exchange.formats.squares import check_peft, kron_layers
-from krona.exchange.formats.unet_adapter import (
-    layer_tensors,
-    manifest_metadata,
-    own_deltas,
-    peft_deltas,
-)
 from krona.exchange.origin import Origin
 from krona.storage.tensors import write_safetensors
 
@@ -43,9 +38,11 @@ def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     tensors = {
         f"{PREFIX}.{layer_path}.{key}": tensor
         for layer_path, layer in adapter.layers.items()
-        for key, tensor in layer_tensors(layer).items()
+        for key, tensor in unet_adapter.layer_tensors(layer).items()
     }
-    write_safetensors(path / WEIGHTS, tensors, {"format": "pt"} | manifest_metadata(origin))
+    write_safetensors(
+        path / WEIGHTS, tensors, {"format": "pt"} | unet_adapter.manifest_metadata(origin)
+    )
     config = {"target_modules": list(adapter.layers), "inference_mode": True} | _settings(adapter)
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -58,13 +55,13 @@ def loader(adapter: Adapter) -> str:
 def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield each layer's update as PEFT applies it, and leave the UNet as before."""
     if loader(adapter) == "krona":
-        yield from own_deltas(path / WEIGHTS, adapter, PREFIX)
+        yield from unet_adapter.own_deltas(path / WEIGHTS, adapter, PREFIX)
         return
     from peft import PeftModel
 
     try:
         PeftModel.from_pretrained(base.unet, str(path))
-        yield from peft_deltas(base.unet, adapter, "default")
+        yield from unet_adapter.peft_deltas(base.unet, adapter, "default")
     finally:
         base.unet.unload_lora()  # diffusers' own needs no PeftModel, which a failure leaves unmade
 

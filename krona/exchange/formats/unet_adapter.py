@@ -17,7 +17,7 @@ from torch import Tensor
 from krona.adapter.inject import Adapter
 from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
 from krona.base.checkpoint import Base
-from krona.base.checkpoint_files import Family
+from krona.base.families import Family
 from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.squares import check_peft
 from krona.exchange.origin import Origin

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from krona.base.checkpoint import Base, load_base
-from krona.base.checkpoint_files import pipeline_family
+from krona.base.families import pipeline_family
 from krona.base.single_file import clip_tokenizer, original_config
 from krona.errors import KronaError
 

@@ -48,7 +48,7 @@ def data(base: Base, subject_dir: Path, cache: Cache) -> TrainData:
 
 def make_run(base: Base, data: TrainData, config: TrainConfig) -> Run:
     adapter = make_adapter(base.network, config.adapter, seed=config.seed)
-    return Run(data, TrainState.create(adapter, config), config)
+    return Run(data, TrainState(adapter, config), config)
 
 
 def trained(base: Base, data: TrainData) -> Run:

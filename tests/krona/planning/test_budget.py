@@ -50,7 +50,7 @@ def _trained(folder: Path, subject_dir: Path, cache: Cache, savings: Savings) ->
     config = TrainConfig(adapter=AdapterConfig(factors=(4, 8)), steps=3, num_fixed_pairs=2)
     data = prepare_data(base, subject, load_photos(subject_dir, resolution=16), config, cache)
     adapter = inject(base.unet, config.adapter, seed=0)
-    assert len(list(train(base, data, TrainState.create(adapter, config), config))) == 1
+    assert len(list(train(base, data, TrainState(adapter, config), config))) == 1
     return adapter.state_dict()
 
 

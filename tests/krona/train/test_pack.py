@@ -56,7 +56,7 @@ def prepare(subject_dir: Path, cache: Cache) -> Prepare:
 
 def make_run(base: Base, data: TrainData, config: TrainConfig) -> Run:
     adapter = make_adapter(base.unet, config.adapter, seed=config.seed)
-    return Run(data, TrainState.create(adapter, config), config)
+    return Run(data, TrainState(adapter, config), config)
 
 
 def finish(base: Base, runs: list[Run]) -> list[dict[str, Tensor]]:
@@ -96,7 +96,7 @@ def test_packed_equals_separate_in_double_precision(
         adapter = make_adapter(base.unet, config.adapter, seed=config.seed)
         for parameter in adapter.parameters():
             parameter.data = parameter.data.double()
-        return Run(data, TrainState.create(adapter, config), config)
+        return Run(data, TrainState(adapter, config), config)
 
     alone = [finish(base, [run(config)])[0] for config in configs]
     packed = finish(base, [run(config) for config in configs])

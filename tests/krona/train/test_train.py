@@ -19,9 +19,10 @@ from krona.errors import KronaError, NonFiniteLossError
 from krona.storage.cache import Cache
 from krona.subject.photos import Photos, load_photos
 from krona.subject.subject import Subject, load_subject
-from krona.train.config import TrainConfig, learning_rate_at
+from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
 from krona.train.loop import Record, train
+from krona.train.schedule import learning_rate_at
 from krona.train.state import TrainState, averaged
 
 CONFIG = TrainConfig(
@@ -57,7 +58,7 @@ def _run(
     base: Base, data: TrainData, config: TrainConfig
 ) -> tuple[dict[str, Tensor], list[Record]]:
     with _injected(base, config) as adapter:
-        records = list(train(base, data, TrainState.create(adapter, config), config))
+        records = list(train(base, data, TrainState(adapter, config), config))
         return adapter.state_dict(), records
 
 
@@ -119,11 +120,11 @@ def test_resume_equals_an_uninterrupted_run(
     )
     data = prepare_data(sd, subject, photos, config, cache)
     with _injected(sd, config) as adapter:
-        state = TrainState.create(adapter, config)
+        state = TrainState(adapter, config)
         records = list(train(sd, data, state, config))
         whole, whole_average = adapter.state_dict(), state.average
     with _injected(sd, config) as adapter:
-        state = TrainState.create(adapter, config)
+        state = TrainState(adapter, config)
         first = next(train(sd, data, state, config))
         state.save(tmp_path / "state.safetensors")
     with _injected(sd, replace(config, seed=3)) as adapter:
@@ -142,7 +143,7 @@ def test_resume_refuses_other_settings_and_other_files(
 ) -> None:
     path = tmp_path / "state.safetensors"
     with _injected(sd, CONFIG) as adapter:
-        TrainState.create(adapter, CONFIG).save(path)
+        TrainState(adapter, CONFIG).save(path)
         TrainState.load(path, adapter, replace(CONFIG, report_every=1))
         with pytest.raises(KronaError, match=r"learning_rate=0\.01, not 0\.1"):
             TrainState.load(path, adapter, replace(CONFIG, learning_rate=0.1))
@@ -159,7 +160,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(
     data = prepare_data(sd, subject, photos, config, cache)
     with _injected(sd, config) as adapter:
         before = adapter.state_dict()
-        (record,) = train(sd, data, TrainState.create(adapter, config), config)
+        (record,) = train(sd, data, TrainState(adapter, config), config)
         for name, parameter in zip(before, adapter.parameters(), strict=True):
             assert parameter.grad is not None
             g = parameter.grad
@@ -175,7 +176,7 @@ def test_the_average_by_hand(sd: Base, subject: Subject, photos: Photos, cache: 
     data = prepare_data(sd, subject, photos, config, cache)
     without, _ = _run(sd, data, replace(config, ema_decay=0.0))
     with _injected(sd, config) as adapter:
-        state = TrainState.create(adapter, config)
+        state = TrainState(adapter, config)
         steps = [state.flat.detach().clone() for _ in train(sd, data, state, config)]
         latest = adapter.state_dict()
         mean_of_two = (steps[0] + steps[1]) / 2

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from krona.errors import KronaError
 from tune.names import SweepRun, artifact_root, image_key, resolve_tracking_uri
 from tune.records.plots import parallel_coordinates, scores_by_parameters
-from tune.records.ranking import best, rank, ranking_table
+from tune.records.ranking import best, rank
+from tune.records.table import ranking_table
 from tune.records.tracking import Tracker
 from tune.search.searcher import Stop
 from tune.sweep.callback import RunStates

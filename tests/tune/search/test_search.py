@@ -9,7 +9,8 @@ from ray.tune.schedulers import TrialScheduler
 from standin import VALID_FACTORS
 
 from tune.config.sweep import SweepConfig
-from tune.search.searcher import Pruner, Stop, StudySearch
+from tune.search.pruner import Pruner
+from tune.search.searcher import Stop, StudySearch
 from tune.search.space import make_space
 
 SPACE = make_space(SweepConfig(steps=20), VALID_FACTORS)

@@ -1,4 +1,4 @@
-"""A checkpoint's name or folder in; out, where it is, its family and its components' files."""
+"""The families of checkpoints: a name or folder in; where it is, its family, its files out."""
 
 import json
 from collections.abc import Iterable

@@ -1,0 +1,48 @@
+"""The ranking in the terminal: rows in, a table and a console that it fits on out."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tune.names import METRIC
+from tune.records.ranking import Row
+
+WIDTH = 100
+SHOWN = (METRIC, "subject", "prompt")
+
+
+def ranking_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
+    """The ranking as a table for the terminal; the paper's default is marked with a star."""
+    shown = [name for name in SHOWN if any(name in row.scores for row in rows)]
+    table = Table(title=title, caption="* the paper's default setting", box=SIMPLE_HEAD, padding=0)
+    for name in ("trial", "a1,a2", "lr", "steps", "on", "init", *shown, "params", "state"):
+        is_text = name in ("on", "init", "state")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    table.add_column("run", no_wrap=True, overflow="crop")
+    for row in rows:
+        table.add_row(*_cells(row, shown), style=None if row.state == "finished" else "dim")
+    return table
+
+
+def table_console() -> Console:
+    """A console that a ranking fits on, also where the output goes to a file."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _cells(row: Row, shown: Sequence[str]) -> list[str]:
+    numbers = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in shown]
+    return [
+        row.key + ("*" if row.is_paper_default else ""),
+        f"{row.a1},{row.a2}",
+        f"{row.learning_rate:.1e}",
+        str(row.steps),
+        row.targets,
+        row.init,
+        *numbers,
+        "–" if row.num_params is None else f"{row.num_params:,}",
+        row.state,
+        row.run_id[:8],
+    ]

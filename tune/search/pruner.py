@@ -1,0 +1,51 @@
+"""The pruner that Tune asks: scores at a step in; whether a trial goes on, out."""
+
+from typing import Any
+
+import optuna
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from tune.config.trial import quarter
+from tune.names import METRIC, PAPER_DEFAULT, TIME, is_final
+
+
+class Pruner(ASHAScheduler):  # type: ignore[misc]
+    """ASHA with factor 2 from a quarter of the steps: half go there, half of the rest midway.
+
+    The paper's default is never pruned: it is what the others are compared with.
+    """
+
+    def __init__(self, study: optuna.Study, *, max_steps: int) -> None:
+        super().__init__(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            max_t=max_steps,
+            grace_period=quarter(max_steps),
+            reduction_factor=2,
+            stop_last_trials=False,
+        )
+        for past in study.trials:
+            for step, value in sorted(past.intermediate_values.items()):
+                self._brackets[0].on_result(_Past(past.number), step, value)
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        """Let a trial that is resumed under a new Tune id keep its own scores of before."""
+        super().on_trial_add(controller, trial)
+        past = _Past(trial.config["number"]).trial_id
+        for _, recorded in self._brackets[0]._rungs:
+            if past in recorded:
+                recorded[trial.trial_id] = recorded.pop(past)
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Continue, or stop a trial whose score is in the lower half at this step."""
+        decision: str = super().on_trial_result(controller, trial, result)
+        exempt = trial.config[PAPER_DEFAULT] or is_final(result)
+        return TrialScheduler.CONTINUE if exempt else decision
+
+
+class _Past:
+    """A trial of an earlier session, as the rungs know trials."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = f"past-{number}"
