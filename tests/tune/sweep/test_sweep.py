@@ -191,7 +191,7 @@ def test_where_a_pack_fails_together_its_trials_go_on_alone(folder):
 
 
 def test_an_automatic_pack_is_as_large_as_the_slot_measures(folder):
-    config = tiny_config(folder, name="auto", identifier="slow", trials=6)
+    config = tiny_config(folder, name="auto", identifier="in company of three", trials=6)
     assert sweep(replace(config, pack="auto")).is_complete
     assert max(map(max, together(folder, "auto"))) == 3
 
