@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import tiny_config
 
 from tune.config.folder import open_folder
-from tune.config.trial import ExperimentConfig
+from tune.config.trial import Choices, ExperimentConfig
 from tune.names import SweepRun
 from tune.records.tracking import Tracker
 from tune.search.searcher import Stop
@@ -270,12 +270,14 @@ def run_trial(
         config = SlotConfig(
             broker=broker,
             experiment=experiment,
+            choices=Choices(),
             experiment_module="standin",
             tracking_uri=store.uri,
             folder=tmp_path,
             threads=1,
         )
-        Slot(config, standin, standin.Resident(experiment), 0, 1).run()
+        resident = standin.Resident.load(experiment, config.choices)
+        Slot(config, standin, resident, 0, 1).run()
         return broker
 
     return run
