@@ -3,8 +3,8 @@
 No goal; the paper's settings stand beside them, as its scripts have them (krona's default) and as
 its text has them. Least possible: all three settings' trials.
 
-Run: python benchmarks/reserved.py --a1 24 --a2 8 --learning-rate 2.2e-2 --steps 100 --targets kv
---init normal [--help]; docs/instrument.md has what it found.
+Run: python benchmarks/reserved.py --a1 64 --a2 8 --learning-rate 1.4e-2 --steps 100 --init kaiming
+[--help]; docs/instrument.md has what it found on one seed.
 """
 
 from dataclasses import dataclass, replace
