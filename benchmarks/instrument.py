@@ -29,7 +29,8 @@ from evals.scorer import photo_images
 from evals.sheet import contact_sheet
 from krona.adapter.inject import make_adapter
 from krona.train.data import prepare_data
-from krona.train.loop import Run, advance
+from krona.train.loop import advance
+from krona.train.run import Run
 from krona.train.state import TrainState, averaged
 from tune.config.trial import ExperimentConfig, TrialSettings
 from tune.trials.resident import Resident

@@ -19,13 +19,15 @@ from rich.table import Table
 
 from krona.adapter.inject import make_adapter
 from krona.adapter.layers import AdapterConfig
-from krona.base.checkpoint import DTYPES, Base, Precision, load_base
+from krona.base.arithmetic import DTYPES, Precision
+from krona.base.checkpoint import Base, load_base
 from krona.storage.cache import Cache
 from krona.subject.photos import load_photos
 from krona.subject.subject import load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
-from krona.train.loop import Run, advance
+from krona.train.loop import advance
+from krona.train.run import Run
 from krona.train.state import TrainState
 
 SHAPES = ((4, 64), (8, 8), (16, 16), (64, 8), (2, 32), (32, 4), (4, 16), (8, 32))

@@ -5,7 +5,7 @@ One small class for each backbone; the scores are pure functions of what they re
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from krona.base.memory import in_parts
 from krona.base.quiet import check_weights, quiet_loaders
 from krona.errors import KronaError
 from krona.toyland.embedded import ENCODER, SCORER, intact
@@ -36,8 +37,7 @@ class ClipEncoder:
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, d) features of n pictures."""
-        pixels = torch.stack([self._preprocess(image) for image in images]).to(self._device)
-        return F.normalize(self._model.encode_image(pixels).float(), dim=-1).cpu()
+        return _unit_rows(images, self._preprocess, self._model.encode_image, self._device)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -76,10 +76,24 @@ class DinoEncoder:
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, d) features of n pictures."""
-        pixels = torch.stack([self._preprocess(image.convert("RGB")) for image in images])
-        output = self._model(pixels.to(self._device))
-        tokens = output if isinstance(output, Tensor) else output.last_hidden_state[:, 0]
-        return F.normalize(tokens.float(), dim=-1).cpu()
+        rgb = [image.convert("RGB") for image in images]
+        return _unit_rows(rgb, self._preprocess, self._class_tokens, self._device)
+
+    def _class_tokens(self, pixels: Tensor) -> Tensor:
+        output = self._model(pixels)
+        return output if isinstance(output, Tensor) else output.last_hidden_state[:, 0]
+
+
+def _unit_rows(
+    images: Sequence[Image.Image],
+    preprocess: Callable[[Image.Image], Tensor],
+    encode: Callable[[Tensor], Tensor],
+    device: str,
+) -> Tensor:
+    """Rows of unit length, on the CPU, for pictures; fewer at once where memory is short."""
+    pixels = torch.stack([preprocess(image) for image in images])
+    features = in_parts(lambda some: encode(pixels[some].to(device)), len(pixels), len(pixels))
+    return F.normalize(torch.cat(features).float(), dim=-1).cpu()
 
 
 def load_clip(source: str, *, device: str = "cpu") -> ClipEncoder:

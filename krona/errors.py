@@ -1,4 +1,4 @@
-"""What a user can act on: KronaError, and NonFiniteLossError for a training that diverged."""
+"""What a user can act on: KronaError, and its kinds that say how a trial has failed."""
 
 import math
 from collections.abc import Iterable
@@ -11,6 +11,15 @@ class KronaError(Exception):
 
 class NonFiniteLossError(KronaError):
     """The loss or its gradient became NaN or infinite; the trial has failed."""
+
+
+class DoesNotFitError(KronaError):
+    """Memory did not suffice, although all that can be was given up for it."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory, or the machine's, did not suffice (torch need not be there)."""
+    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
 
 
 def check_choice(name: str, got: str, valid: Iterable[str]) -> None:

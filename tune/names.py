@@ -25,6 +25,7 @@ TIME = "step"
 MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
 PAPER_DEFAULT = "paper_default"
+DOES_NOT_FIT = "does_not_fit"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from krona.adapter.inject import TEXT_ENCODERS, one_root
+from krona.base.arithmetic import place_unet, set_switches
 from krona.base.components import load_components
 from krona.base.content_hash import content_hash
 from krona.base.families import (
@@ -27,15 +27,6 @@ from krona.errors import KronaError
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-# The backward of fused attention in bfloat16 is slow on CPUs (torch 2.15: a step takes 1.2 times as
-# long); plain attention needs memory for tokens x tokens, so only small latents get it.
-_PLAIN_ATTENTION_SIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +83,14 @@ class Base:
         finally:
             encoder.to(home)
 
+    def offload(self, *, keeps_text: bool = False) -> bool:
+        """Have the encoders wait in main memory; returns whether any did not before."""
+        encoders = (self.vae, *(() if keeps_text else self.text_encoders))
+        on_device = [module for module in encoders if module.device.type != "cpu"]
+        for module in on_device:
+            module.to("cpu")
+        return bool(on_device)
+
     @property
     def network(self) -> nn.Module:
         """What an adapter goes on: one root over the UNet's parts and the text encoders."""
@@ -117,15 +116,6 @@ def _pipeline(family: Family, parts: dict[str, Any]) -> Any:
     )
 
 
-def native_precision(device: str | torch.device) -> Precision:
-    """bf16 where the device multiplies it natively, else fp32."""
-    if torch.device(device).type == "cuda":
-        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        is_native = torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if is_native else "fp32"
-
-
 def load_base(
     source: str | Path,
     *,
@@ -138,7 +128,8 @@ def load_base(
 
     Args:
         source: "toyland", a folder in diffusers layout, or a single .safetensors file.
-        device, dtype: where the modules go, and in which precision the UNet and the text encoders.
+        device, dtype: where the modules go, and in which precision the UNet and the text encoders;
+            how a CUDA device computes from here on in this process follows from it (arithmetic.py).
         config: for a single file: a folder in diffusers layout whose configs and tokenizers
             describe it, weights not needed; those of the original 1.x, 2.x or XL if not given.
         savings: what memory is saved with.
@@ -179,14 +170,13 @@ def _freeze(
     _check_trainable(source, unet, vae, scheduler)
     for module in (unet, vae, *text_encoders):
         module.requires_grad_(False).eval()
-    unet.to(device, memory_format=torch.channels_last)  # as the convolutions compute
+    set_switches(dtype)
+    place_unet(unet, device)
     vae.to("cpu" if savings.offloads_vae else device)
     for text_encoder in text_encoders:
         text_encoder.to("cpu" if savings.offloads_text else device)
     if savings.has_checkpointing:
         unet.enable_gradient_checkpointing()
-    if device.type == "cpu" and unet.config.sample_size <= _PLAIN_ATTENTION_SIDE:
-        unet.set_attn_processor(AttnProcessor())
     return Base(
         unet=unet,
         vae=vae,

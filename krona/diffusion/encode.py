@@ -12,6 +12,7 @@ from torch import Tensor
 from krona.adapter.inject import holds_adapter
 from krona.base.checkpoint import Base
 from krona.base.families import Family
+from krona.base.memory import in_parts, or_in_tiles
 from krona.storage.cache import Cache
 from krona.subject.photos import Photos
 
@@ -112,16 +113,19 @@ def decode_latents(base: Base, latents: Tensor) -> Tensor:
     offset, scale = _latent_affine(base.vae, latents)
     raw = latents / scale + offset
     side = base.resolution * latents.shape[-1] // base.unet.config.sample_size
-    n = max(1, _PIXELS_AT_ONCE // side**2)
     with base.at_work(base.vae) as vae:
-        parts = [vae.decode(raw[i : i + n]).sample for i in range(0, len(raw), n)]
-    return torch.cat(parts).clamp(-1, 1)
+
+        def decode() -> list[Tensor]:
+            at_once = max(1, _PIXELS_AT_ONCE // side**2)
+            return in_parts(lambda rows: vae.decode(raw[rows]).sample, len(raw), at_once)
+
+        return torch.cat(or_in_tiles(vae, decode)).clamp(-1, 1)
 
 
 @torch.no_grad()
 def _encode_image(base: Base, pixels: Tensor) -> dict[str, Tensor]:
     with base.at_work(base.vae) as vae:
-        encoded = vae.encode(pixels.to(base.device))
+        encoded = or_in_tiles(vae, lambda: vae.encode(pixels.to(base.device)))
     if hasattr(encoded, "latents"):
         mean, std = encoded.latents, torch.zeros_like(encoded.latents)
     else:

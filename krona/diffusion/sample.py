@@ -12,8 +12,10 @@ from torch import Tensor
 from krona.adapter.inject import Adapter
 from krona.adapter.pack import Pack
 from krona.base.checkpoint import Base
+from krona.base.memory import in_parts
 from krona.diffusion.encode import PromptEmbeds, decode_latents, encode_prompts
 from krona.diffusion.objective import added_conditions
+from krona.errors import DoesNotFitError
 from krona.storage.cache import Cache
 
 
@@ -23,8 +25,12 @@ def sample(base: Base, prompts: Sequence[str], **options: Any) -> list[Image.Ima
     Args:
         options: of sample_each().
     Returns: the images in prompt order, `num_per_prompt` for each.
+    Raises: DoesNotFitError if not even one image fits into memory.
     """
-    (images,) = sample_each(base, [], prompts, **options)
+    try:
+        (images,) = sample_each(base, [], prompts, **options)
+    except torch.OutOfMemoryError as error:
+        raise image_does_not_fit(base, error) from error
     return images
 
 
@@ -52,9 +58,11 @@ def sample_each(
         guidance_scale: weight of classifier-free guidance; 1 is without, at half the cost.
         seed: image i of prompt j starts from noise that only (seed, i, j) decides.
         batch_size: images at once, which guidance doubles; by their size if not given: 8 of 512 px.
+            Where memory is short there are fewer.
         resolution: side in pixels; the base's native one if not given.
         cache: where prompt embeddings are kept.
     Returns: for each adapter the images in prompt order, `num_per_prompt` for each.
+    Raises: torch.OutOfMemoryError if not even one image of each adapter fits.
     """
     num = max(1, len(adapters))
     side_px = resolution or base.resolution
@@ -63,10 +71,10 @@ def sample_each(
     texts = [_texts(base, a, prompts, negative_prompt, cache) for a in adapters or (None,)]
     jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
     num_at_once = max(1, (batch_size or images_at_once(side_px)) // num)
-    images: list[list[Image.Image]] = [[] for _ in range(num)]
     with Pack(base.network, adapters) as pack:
-        for start in range(0, len(jobs), num_at_once):
-            batch = jobs[start : start + num_at_once]
+
+        def draw(some: slice) -> list[list[Image.Image]]:
+            batch = jobs[some]
             pack.set_rows([len(batch) * (1 if guidance_scale == 1.0 else 2)] * num)
             noise = torch.stack([_start_noise(shape, seed, i, j) for i, j in batch])
             latents = _denoise(
@@ -76,9 +84,19 @@ def sample_each(
                 steps=steps,
                 guidance_scale=guidance_scale,
             )
-            for mine, of_adapter in zip(images, latents, strict=True):
-                mine += to_images(decode_latents(base, of_adapter))
-    return images
+            return [to_images(decode_latents(base, of_adapter)) for of_adapter in latents]
+
+        batches = in_parts(draw, len(jobs), num_at_once)
+    return [[image for batch in batches for image in batch[i]] for i in range(num)]
+
+
+def image_does_not_fit(base: Base, error: torch.OutOfMemoryError) -> DoesNotFitError:
+    """What to raise where there is nothing left to give up."""
+    said = str(error).partition("\n")[0]
+    return DoesNotFitError(
+        f"sampling one image does not fit into the memory of {base.device}: {said}; "
+        "lower the resolution"
+    )
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -115,10 +133,13 @@ def _denoise(
     added = None if text.pooled is None else added_conditions(text.pooled, resolution)
     scheduler = _scheduler(base)
     scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps.tolist():
+    # Numbers would each be copied to the device, and waited for; the scheduler reads its own.
+    for t, on_device in zip(scheduler.timesteps, scheduler.timesteps.to(base.device), strict=True):
         inputs = torch.cat([latents, latents], dim=1) if is_guided else latents
         rows = inputs.flatten(0, 1).to(base.dtype)
-        output = base.unet(rows, t, text.embeds, added_cond_kwargs=added, return_dict=False)[0]
+        output = base.unet(
+            rows, on_device, text.embeds, added_cond_kwargs=added, return_dict=False
+        )[0]
         output = output.float().view_as(inputs)
         if is_guided:
             plain, asked = output.chunk(2, dim=1)

@@ -8,7 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from krona.adapter.layers import Factors
-from krona.base.checkpoint import DTYPES, NOTHING_SAVED, Precision, Savings
+from krona.base.arithmetic import DTYPES, Precision
+from krona.base.checkpoint import NOTHING_SAVED, Savings
 from krona.base.skeleton import build_skeleton
 from krona.diffusion.sample import images_at_once
 from krona.planning.dry_step import dry_sample
@@ -19,11 +20,29 @@ GIB = 1 << 30
 _USABLE_FRAC = 0.9
 
 
-def device_budget(device: str | torch.device) -> int | None:
-    """Bytes that training may use: most of a GPU's memory; None for a CPU, which has no limit."""
+def device_budget(device: str | torch.device, gpu_frac: float = 1.0) -> int | None:
+    """Bytes that this process may use of a share of a GPU; None for a CPU, which has no limit."""
     if torch.device(device).type != "cuda":
         return None
-    return int(_USABLE_FRAC * torch.cuda.get_device_properties(device).total_memory)
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    own_bytes = torch.cuda.memory_reserved(device)
+    return usable_bytes(free_bytes + own_bytes, total_bytes, gpu_frac)
+
+
+def usable_bytes(free_bytes: int, total_bytes: int, gpu_frac: float) -> int:
+    """Most of a share of a GPU, or of what other processes leave of it if that is less.
+
+    Warns: if they leave so little.
+    """
+    share_bytes = int(gpu_frac * total_bytes)
+    if free_bytes < _USABLE_FRAC * share_bytes:
+        warnings.warn(
+            f"of the GPU's {total_bytes / GIB:.1f} GiB only {free_bytes / GIB:.1f} are free, fewer "
+            f"than the {share_bytes / GIB:.1f} that are this process's; other programs hold the "
+            "rest (nvidia-smi lists them)",
+            stacklevel=2,
+        )
+    return int(_USABLE_FRAC * min(share_bytes, free_bytes))
 
 
 def fit_budget(base: str, config: PlanConfig, budget_bytes: int | None) -> Savings:

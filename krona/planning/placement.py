@@ -5,25 +5,37 @@ from typing import Literal
 
 import torch
 
-from krona.base.checkpoint import DTYPES, Base, Precision, Savings, load_base, native_precision
+from krona.base.arithmetic import DTYPES, Precision, native_precision
+from krona.base.checkpoint import Base, Savings, load_base
 from krona.errors import KronaError
 from krona.planning.budget import GIB, device_budget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """A torch device, the precision of frozen weights on it, and the bytes to stay within."""
+    """A torch device, the precision of frozen weights on it, and the bytes to stay within.
+
+    gpu_frac: the share of a GPU that is this process's; the allocator keeps it from taking more.
+    """
 
     device: str
     precision: Precision
     budget_bytes: int | None
+    gpu_frac: float = 1.0
 
     @classmethod
     def of(
-        cls, device: str | None, precision: Literal["auto"] | Precision, memory_gib: float | None
+        cls,
+        device: str | None,
+        precision: Literal["auto"] | Precision,
+        memory_gib: float | None,
+        *,
+        gpu_frac: float = 1.0,
     ) -> "Placement":
         """The placement that the options --device, --precision and --memory-gib mean.
 
+        Args:
+            gpu_frac: the share of a GPU that this process may use.
         Raises: KronaError if torch cannot use the device here.
         """
         check_device(device)
@@ -31,11 +43,17 @@ class Placement:
         return cls(
             device=device,
             precision=native_precision(device) if precision == "auto" else precision,
-            budget_bytes=device_budget(device) if memory_gib is None else int(memory_gib * GIB),
+            budget_bytes=(
+                device_budget(device, gpu_frac) if memory_gib is None else int(memory_gib * GIB)
+            ),
+            gpu_frac=gpu_frac,
         )
 
     def load(self, base: str, savings: Savings) -> Base:
         """Load a checkpoint there."""
+        device = torch.device(self.device)
+        if device.type == "cuda" and self.gpu_frac < 1:
+            torch.cuda.set_per_process_memory_fraction(self.gpu_frac, device.index)
         return load_base(base, device=self.device, dtype=DTYPES[self.precision], savings=savings)
 
 

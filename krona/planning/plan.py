@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from krona.adapter.inject import Adapter, attention_linears, check_fit, inject
 from krona.adapter.layers import AdapterConfig
-from krona.base.checkpoint import DTYPES, Precision
+from krona.base.arithmetic import DTYPES, Precision
 from krona.base.skeleton import Skeleton, build_skeleton
 from krona.errors import KronaError, check_choice
 from krona.exchange.formats.merged_file import odd_parts

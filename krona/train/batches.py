@@ -1,14 +1,13 @@
 """Batches of runs and their losses: latents and random numbers in, one forward pass for all."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from krona.base.arithmetic import autocast, moved
 from krona.base.checkpoint import Base
 from krona.diffusion.encode import PromptEmbeds, embed
 from krona.diffusion.objective import (
@@ -20,8 +19,6 @@ from krona.diffusion.objective import (
 )
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +42,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def parts(self, num: int) -> Iterator["Batch"]:
+        """As many batches whose losses add up to this one's, of one row at least."""
+        size = -(-len(self) // num)
+        for start in range(0, len(self), size):
+            some = slice(start, start + size)
+            drawn = {name: getattr(self, name)[some] for name in _DRAWN}
+            yield replace(self, prompts=self.prompts[some], **drawn)
 
 
 _DRAWN = ("latents", "noise", "timesteps", "alpha_bar", "weights", "rows")
@@ -97,10 +102,14 @@ def _spread(num_timesteps: int, n: int, generator: torch.Generator) -> Tensor:
     return (even * num_timesteps).long()
 
 
-def fixed_batches(base: Base, data: TrainData, config: TrainConfig) -> Iterator[Batch]:
+def fixed_batches(
+    base: Base, data: TrainData, config: TrainConfig, *, num_parts: int = 1
+) -> Iterator[Batch]:
     """The fixed (timestep, noise) pairs at the latents' means, the same for every run on the data.
 
     The weights are such that the losses of all batches add up to the mean error.
+    Args:
+        num_parts: what a batch of the config's size is divided by.
     """
     pairs = fixed_pairs(
         tuple(data.latents.mean.shape[1:]),
@@ -109,8 +118,9 @@ def fixed_batches(base: Base, data: TrainData, config: TrainConfig) -> Iterator[
         num_timesteps=len(base.scheduler.alphas_cumprod),
         generator=torch.Generator().manual_seed(0),
     )
-    for start in range(0, config.num_fixed_pairs, config.batch_size):
-        some = slice(start, start + config.batch_size)
+    size = max(1, config.batch_size // num_parts)
+    for start in range(0, config.num_fixed_pairs, size):
+        some = slice(start, start + size)
         images, timesteps = pairs.images[some], pairs.timesteps[some]
         yield Batch(
             latents=data.latents.mean[images],
@@ -134,12 +144,12 @@ def batch_losses(
         resolution: side of the images in pixels.
         config: of any of the runs; they agree in mixed_precision and in whether text is adapted.
     """
-    latents, noise, timesteps, alpha_bar, weights, rows = _moved(
+    latents, noise, timesteps, alpha_bar, weights, rows = moved(
         [torch.cat([getattr(batch, name) for batch in batches]) for name in _DRAWN], base.device
     )
     wanted = target(latents, noise, alpha_bar, base.prediction_type)
     sizes = [len(batch) for batch in batches]
-    with _autocast(base, config):
+    with autocast(base.device, config.mixed_precision):
         if config.adapter.adapts_text:
             text = embed(base, [prompt for batch in batches for prompt in batch.prompts])
         else:
@@ -155,22 +165,3 @@ def batch_losses(
         )[0]
     errors = F.mse_loss(predicted.float(), wanted, reduction="none").mean(dim=(1, 2, 3))
     return torch.stack([part.sum() for part in torch.split(weights * errors, sizes)])
-
-
-def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of the CPU on a device, by one copy; on CUDA from pinned memory, without waiting.
-
-    Integers travel as floating-point numbers, which hold them exactly up to 2^24 and more.
-    """
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    if device.type == "cuda":
-        flat = flat.pin_memory()
-    moved = flat.to(device, non_blocking=True)
-    parts = torch.split(moved, [tensor.numel() for tensor in tensors])
-    return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
-
-
-def _autocast(base: Base, config: TrainConfig) -> AbstractContextManager[Any]:
-    """Autocast without accelerate's Accelerator, whose state is one for the whole process."""
-    dtype = _AUTOCAST.get(config.mixed_precision)
-    return nullcontext() if dtype is None else torch.autocast(base.device.type, dtype)

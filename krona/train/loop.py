@@ -3,11 +3,9 @@
 A run's numbers do not depend on which other runs it is advanced with, beyond rounding.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
@@ -16,82 +14,13 @@ from torch import Tensor
 from krona.adapter.pack import Pack
 from krona.base.checkpoint import Base
 from krona.errors import KronaError, NonFiniteLossError
-from krona.train.batches import batch_losses, fixed_batches, random_batch
+from krona.train.batches import Batch, batch_losses, fixed_batches, random_batch
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
+from krona.train.run import Record, Run
 from krona.train.schedule import learning_rate_at
+from krona.train.shrink import or_with_less
 from krona.train.state import TrainState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """The training at `step`; means are over the steps since the last record."""
-
-    step: int
-    train_loss: float
-    """Mean weighted loss."""
-    fixed_loss: float
-    """Unweighted loss on the fixed (timestep, noise) pairs, the same for every run on the data."""
-    learning_rate: float
-    grad_norm: float
-    """Mean norm before clipping."""
-    step_s: float
-    """Mean seconds of a step, of all runs that share it, without the fixed loss."""
-
-
-class Run:
-    """One adapter's training: what it reads, what changes, what it was told."""
-
-    def __init__(self, data: TrainData, state: TrainState, config: TrainConfig) -> None:
-        self.data = data
-        self.state = state
-        self.config = config
-        self._num_steps = 0
-        self._seconds = 0.0
-        self._sums = torch.zeros(2, device=state.flat.device)
-
-    @property
-    def is_done(self) -> bool:
-        return self.state.step >= self.config.steps and not self.owes_record
-
-    @property
-    def owes_record(self) -> bool:
-        """Whether a record belongs to the step that it stands at, and is still to be made."""
-        step, config = self.state.step, self.config
-        return self._num_steps > 0 and (step >= config.steps or step % config.report_every == 0)
-
-    @property
-    def steps_to_record(self) -> int:
-        """Steps to the next multiple of report_every, or to the last step."""
-        every, step = self.config.report_every, self.state.step
-        return 0 if self.owes_record else min(every - step % every, self.config.steps - step)
-
-    def add(self, num_steps: int, loss_and_norm: Tensor, seconds: float) -> None:
-        """Count steps in the next record's means: the sums of their losses and norms, (2,)."""
-        self._num_steps += num_steps
-        self._seconds += seconds
-        self._sums += loss_and_norm
-
-    def outcome(self, fixed_loss: float) -> Record | NonFiniteLossError:
-        """Close the means: the record, or what to raise if a loss or gradient is not finite."""
-        loss, grad_norm = (self._sums / self._num_steps).tolist()
-        step_s = self._seconds / self._num_steps
-        self._num_steps, self._seconds, self._sums = 0, 0.0, torch.zeros_like(self._sums)
-        step, config = self.state.step, self.config
-        if not all(map(math.isfinite, (loss, grad_norm, fixed_loss))):
-            return NonFiniteLossError(
-                f"training diverged before step {step}: mean loss {loss}, gradient norm "
-                f"{grad_norm}, fixed loss {fixed_loss} at learning_rate={config.learning_rate}; "
-                "try a tenth of it"
-            )
-        return Record(
-            step=step,
-            train_loss=loss,
-            fixed_loss=fixed_loss,
-            learning_rate=learning_rate_at(step - 1, config),
-            grad_norm=grad_norm,
-            step_s=step_s,
-        )
 
 
 def train(base: Base, data: TrainData, state: TrainState, config: TrainConfig) -> Iterator[Record]:
@@ -118,19 +47,20 @@ def advance(base: Base, runs: Sequence[Run]) -> list[Record | NonFiniteLossError
     Args:
         runs: at least one, none of them done, each with an adapter of its own.
     Returns: for each run its record, or why it has none, or None if none is due yet.
-    Raises: KronaError if the runs cannot share a forward pass, or whatever else went wrong, such as
-        torch.OutOfMemoryError; the runs then stand at the last step that they made, to go on with
-        whichever others.
+    Raises: KronaError if the runs cannot share a forward pass, torch.OutOfMemoryError if several do
+        not fit into memory together, DoesNotFitError if one does not by itself, or whatever else
+        went wrong; the runs then stand at the last step that they made, to go on with whichever
+        others.
     """
     _check_alike(base, runs)
     num_steps = min(run.steps_to_record for run in runs)
     with Pack(base.network, [run.state.adapter for run in runs]) as pack:
         _make_steps(base, runs, pack, num_steps)
         is_due = [run.owes_record for run in runs]
-        fixed = _fixed_losses(base, runs, is_due, pack)
+        fixed = or_with_less(base, runs, lambda: _fixed_losses(base, runs, is_due, pack))
     return [
         run.outcome(loss) if due else None
-        for run, due, loss in zip(runs, is_due, fixed, strict=True)
+        for run, due, loss in zip(runs, is_due, fixed.tolist(), strict=True)
     ]
 
 
@@ -140,8 +70,8 @@ def _make_steps(base: Base, runs: Sequence[Run], pack: Pack, num_steps: int) -> 
     start_s = time.perf_counter()
     try:
         for _ in range(num_steps):
-            with _as_if_never_drawn(runs):
-                made.append(_step(base, runs, pack))
+            step = or_with_less(base, runs, lambda: _step(base, runs, pack))
+            made.append(step)
     finally:
         if made:
             seconds = time.perf_counter() - start_s
@@ -167,6 +97,14 @@ def _as_if_never_drawn(runs: Sequence[Run]) -> Iterator[None]:
 
 def _step(base: Base, runs: Sequence[Run], pack: Pack) -> Tensor:
     """One optimizer step of each run; its loss and gradient norm, (runs, 2), left on the device."""
+    with _as_if_never_drawn(runs):
+        totals = _accumulate(base, runs, pack)
+        norms = [_update(run) for run in runs]
+    return torch.stack([totals, torch.stack(norms)], dim=1)
+
+
+def _accumulate(base: Base, runs: Sequence[Run], pack: Pack) -> Tensor:
+    """Have the runs' gradients; their losses, (runs,)."""
     states = [run.state for run in runs]
     config, resolution = runs[0].config, runs[0].data.resolution
     for run, state in zip(runs, states, strict=True):
@@ -175,14 +113,22 @@ def _step(base: Base, runs: Sequence[Run], pack: Pack) -> Tensor:
     totals = torch.zeros(len(runs), device=base.device)
     for _ in range(config.accumulation_steps):
         batches = [random_batch(base, r.data, r.config, r.state.generator) for r in runs]
-        pack.set_rows([len(batch) for batch in batches])
-        losses = batch_losses(base, batches, resolution=resolution, config=config)
-        losses = losses / config.accumulation_steps
-        scaled = [s.scaler.scale(loss) for s, loss in zip(states, losses, strict=True)]
-        torch.autograd.backward(scaled)
-        totals += losses.detach()
-    norms = [_update(run) for run in runs]
-    return torch.stack([totals, torch.stack(norms)], dim=1)
+        for parts in _parts(runs, batches):
+            pack.set_rows([len(part) for part in parts])
+            losses = batch_losses(base, parts, resolution=resolution, config=config)
+            losses = losses / config.accumulation_steps
+            scaled = [s.scaler.scale(loss) for s, loss in zip(states, losses, strict=True)]
+            torch.autograd.backward(scaled)
+            totals += losses.detach()
+    return totals
+
+
+def _parts(runs: Sequence[Run], batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    """What goes through the UNet at once: the runs' batches, or parts of a single run's."""
+    if len(runs) > 1:
+        yield batches
+    else:
+        yield from ([part] for part in batches[0].parts(runs[0].num_parts))
 
 
 def _update(run: Run) -> Tensor:
@@ -199,24 +145,24 @@ def _update(run: Run) -> Tensor:
 
 
 @torch.no_grad()
-def _fixed_losses(
-    base: Base, runs: Sequence[Run], is_due: Sequence[bool], pack: Pack
-) -> list[float]:
-    """The loss on the fixed pairs of each run that is due, NaN of the others."""
+def _fixed_losses(base: Base, runs: Sequence[Run], is_due: Sequence[bool], pack: Pack) -> Tensor:
+    """The loss on the fixed pairs of each run that is due, 0 of the others: (runs,)."""
     queues = [
-        fixed_batches(base, run.data, run.config) if due else iter(())
+        fixed_batches(base, run.data, run.config, num_parts=run.num_parts) if due else iter(())
         for run, due in zip(runs, is_due, strict=True)
     ]
-    totals = [0.0 if due else math.nan for due in is_due]
+    totals = torch.zeros(len(runs), device=base.device)
     for round_ in zip_longest(*queues):
+        present = [i for i, batch in enumerate(round_) if batch is not None]
         pack.set_rows([0 if batch is None else len(batch) for batch in round_])
-        batches = [batch for batch in round_ if batch is not None]
         losses = batch_losses(
-            base, batches, resolution=runs[0].data.resolution, config=runs[0].config
-        ).tolist()
-        for i, batch in enumerate(round_):
-            if batch is not None:
-                totals[i] += losses.pop(0)
+            base,
+            [round_[i] for i in present],
+            resolution=runs[0].data.resolution,
+            config=runs[0].config,
+        )
+        for i, loss in zip(present, losses, strict=True):
+            totals[i] += loss
     return totals
 
 

@@ -9,7 +9,8 @@ from krona.adapter.inject import make_adapter
 from krona.base.checkpoint import Base
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
-from krona.train.loop import Run, advance
+from krona.train.loop import advance
+from krona.train.run import Run
 from krona.train.state import TrainState
 
 STEPS = 2

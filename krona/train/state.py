@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from krona.adapter.inject import Adapter
+from krona.base.arithmetic import loss_scaler
 from krona.errors import KronaError
 from krona.storage.tensors import read_safetensors, write_safetensors
 from krona.train.config import TrainConfig
@@ -41,9 +42,7 @@ class TrainState:
             fused=True,
         )
         self._moments = self.optimizer.state[self.flat] = _no_moments(self.flat)
-        self.scaler = torch.amp.GradScaler(
-            self.flat.device.type, enabled=config.mixed_precision == "fp16"
-        )
+        self.scaler = loss_scaler(self.flat.device, config.mixed_precision)
         self.average = self.flat.detach().clone() if config.ema_decay else None
         self._ema_decay = config.ema_decay
         self._config = config.to_dict()

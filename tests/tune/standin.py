@@ -46,7 +46,7 @@ class Resident:
         return 3
 
     @classmethod
-    def load(cls, config: ExperimentConfig, choices: Choices) -> "Resident":
+    def load(cls, config: ExperimentConfig, choices: Choices, *, gpu_frac: float) -> "Resident":
         if config.subject == "nobody":
             raise KronaError("unknown subject 'nobody'; did you mean 'monster'?")
         if config.photos and not config.photos.exists():

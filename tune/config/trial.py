@@ -57,7 +57,8 @@ class ExperimentConfig:
     """Arithmetic of the forward and backward pass."""
     memory_gib: float | None = None
     """Device memory to train within; what a step needs is planned, and to fit, encoders wait in
-    main memory, then blocks are computed twice. Unless given: nine tenths of a GPU's."""
+    main memory, then blocks are computed twice. Unless given: nine tenths of a slot's share of a
+    GPU, or of what other programs leave free."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over a trial: as it is, or falling to 0 at the last step."""
     ema_decay: float = 0.95

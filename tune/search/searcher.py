@@ -14,8 +14,11 @@ from ray.tune import Stopper
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.config.trial import TrialSettings
-from tune.names import METRIC, PAPER_DEFAULT, TIME, is_final
+from tune.names import DOES_NOT_FIT, METRIC, PAPER_DEFAULT, TIME, is_final
 from tune.search.space import Space
+
+_REFUSED = "refused"
+_MOST_REFUSED = 50  # in a row, before the sampler is left to see for itself
 
 
 class Stop(Stopper):  # type: ignore[misc]
@@ -62,8 +65,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     @property
     def num_finished(self) -> int:
-        """Trials that will not be run again."""
-        return sum(trial.state.is_finished() for trial in self.study.trials)
+        """Trials that will not be run again, of those that were."""
+        return sum(
+            trial.state.is_finished() and _REFUSED not in trial.user_attrs
+            for trial in self.study.trials
+        )
 
     @property
     def best_score(self) -> tuple[float, int] | None:
@@ -72,11 +78,19 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return max(((t.value, t.number) for t in finished if t.value is not None), default=None)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial: its number in the study, and its settings."""
+        """The next trial: its number in the study, and its settings.
+
+        What did not fit into memory is not proposed again.
+        """
         if self._unfinished:
             frozen = self._unfinished.pop(0)
             self._ot_trials[trial_id] = optuna.Trial(self.study, frozen._trial_id)
         proposed = super().suggest(trial_id)
+        for _ in range(_MOST_REFUSED):
+            if not self._is_known_not_to_fit(proposed):
+                break
+            self._refuse(self._ot_trials.pop(trial_id))
+            proposed = super().suggest(trial_id)
         # Ray adds the study's own parameters, such as factors_index, to what the space returned.
         settings = {name: proposed[name] for name in TrialSettings.names() if name in proposed}
         trial = self._ot_trials[trial_id]
@@ -87,6 +101,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Note a score at its step; reports between evaluations carry none."""
         value = result.get(METRIC)
         trial = self._ot_trials[trial_id]
+        if result.get(DOES_NOT_FIT):
+            settings = self._space(optuna.trial.FixedTrial(trial.params))
+            trial.set_user_attr(DOES_NOT_FIT, _what_takes_memory(settings))
+            trial.set_constraint(DOES_NOT_FIT, 1.0)
         if value is None or not math.isfinite(value) or self._is_told(trial):
             return
         if result[TIME] not in self._frozen(trial).intermediate_values:
@@ -97,13 +115,16 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     ) -> None:
         """Tell the study how the trial ended: complete, pruned on the way, or failed.
 
+        One that did not fit into memory counts as pruned: the sampler learns nothing of failures.
         A trial that ends because the sweep does is not told: a resumed sweep continues it.
         """
         trial = self._ot_trials[trial_id]
         if self._is_told(trial) or self._stop.requested:
             return
         value = (result or {}).get(METRIC)
-        if error or result is None or value is None or not math.isfinite(value):
+        if DOES_NOT_FIT in trial.user_attrs:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif error or result is None or value is None or not math.isfinite(value):
             self.study.tell(trial, state=TrialState.FAIL)
         elif is_final(result):
             self.study.tell(trial, value)
@@ -111,11 +132,27 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             self.on_trial_result(trial_id, result)
             self.study.tell(trial, state=TrialState.PRUNED)
 
+    def _is_known_not_to_fit(self, settings: dict[str, Any]) -> bool:
+        past = self.study.get_trials(deepcopy=False)
+        known = [t.user_attrs[DOES_NOT_FIT] for t in past if DOES_NOT_FIT in t.user_attrs]
+        return _what_takes_memory(settings) in known
+
+    def _refuse(self, trial: optuna.Trial) -> None:
+        """Tell the study, without running the trial, that it does not fit."""
+        trial.set_user_attr(_REFUSED, True)
+        trial.set_constraint(DOES_NOT_FIT, 1.0)
+        self.study.tell(trial, state=TrialState.PRUNED)
+
     def _frozen(self, trial: optuna.Trial) -> optuna.trial.FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
 
     def _is_told(self, trial: optuna.Trial) -> bool:
         return self._frozen(trial).state.is_finished()
+
+
+def _what_takes_memory(settings: dict[str, Any]) -> list[Any]:
+    """What of a trial's settings decides how much memory it needs."""
+    return [settings[name] for name in ("a1", "a2", "targets")]
 
 
 def _num_trials(storage: optuna.storages.BaseStorage) -> int:

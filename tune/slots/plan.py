@@ -27,7 +27,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotConfig:
-    """What every slot of a sweep is told."""
+    """What every slot of a sweep is told; gpu_frac is its share of the GPU that it works on."""
 
     broker: Any
     experiment: ExperimentConfig
@@ -36,6 +36,7 @@ class SlotConfig:
     tracking_uri: str
     folder: Path
     threads: int
+    gpu_frac: float = 1.0
     pack: int | Literal["auto"] = 1
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import ray
 import ray.train
 
-from krona.errors import KronaError
-from tune.names import METRIC, PAPER_DEFAULT, TIME
+from krona.errors import DoesNotFitError, KronaError, is_out_of_memory
+from tune.names import DOES_NOT_FIT, METRIC, PAPER_DEFAULT, TIME
 from tune.records.tracking import Tracker
 from tune.slots.broker import Job
 from tune.slots.plan import SlotConfig
@@ -36,7 +36,9 @@ def run_slot(loop_config: dict[str, SlotConfig]) -> None:
         warnings.simplefilter("default", UserWarning)
         try:
             module = importlib.import_module(config.experiment_module)
-            resident = module.Resident.load(config.experiment, config.choices)
+            resident = module.Resident.load(
+                config.experiment, config.choices, gpu_frac=config.gpu_frac
+            )
             pack = config.pack if config.pack != "auto" else resident.pack_size()
         except Exception as error:  # no slot will do better: this ends the sweep
             ray.get(config.broker.dismiss.remote(failure_text(error)))
@@ -188,12 +190,10 @@ class Slot:
     def _fail(self, job: Job, run_id: str, error: Exception) -> None:
         text = failure_text(error)
         self._recorder.log_failure(run_id, text)
+        if isinstance(error, DoesNotFitError):
+            told = {DOES_NOT_FIT: True, TIME: 0}
+            ray.get(self._broker.report.remote(job, told, wait=False))
         ray.get(self._broker.finish.remote(job, text))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device's memory, or the machine's, did not suffice."""
-    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
 
 
 def check_finite(metrics: dict[str, float]) -> None:

@@ -242,5 +242,6 @@ def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: A
         tracking_uri=config.tracking(),
         folder=folder.trials,
         threads=plan.cpus_per_slot,
+        gpu_frac=min(1.0, plan.gpus_per_slot or 1.0),
         pack=config.pack or 1,
     )

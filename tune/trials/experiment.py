@@ -14,9 +14,11 @@ from PIL import Image
 from evals.scorer import Evaluation, photo_images
 from evals.sheet import contact_sheet
 from krona.adapter.inject import make_adapter
+from krona.diffusion.sample import image_does_not_fit
 from krona.exchange.adapter_file import save_adapter
 from krona.train.data import prepare_data
-from krona.train.loop import Record, Run, advance
+from krona.train.loop import advance
+from krona.train.run import Record, Run
 from krona.train.state import TrainState, averaged
 from tune.config.trial import TrialSettings
 from tune.names import image_key
@@ -90,13 +92,20 @@ def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report |
     A trial that was resumed at its last step is only scored, so that its end is told; so is one
     whose evaluation failed in the call before.
     Returns: for each trial its report, or what ended it, or None if it has nothing to say yet.
-    Raises: what concerns them all, such as torch.OutOfMemoryError; none has then lost a report.
+    Raises: what concerns them all, such as torch.OutOfMemoryError, or DoesNotFitError if there is
+        but one; none has then lost a report.
     """
     is_open = [trial for trial in trials if trial.untold is None and not trial.run.is_done]
     records = advance(resident.base, [trial.run for trial in is_open]) if is_open else []
     for trial, record in zip(is_open, records, strict=True):
         trial.untold = record
-    evaluations = _evaluate(resident, [trial for trial in trials if _is_evaluated(resident, trial)])
+    due = [trial for trial in trials if _is_evaluated(resident, trial)]
+    try:
+        evaluations = _evaluate(resident, due)
+    except torch.OutOfMemoryError as error:
+        if len(trials) > 1:
+            raise
+        raise image_does_not_fit(resident.base, error) from error
     return [_outcome(resident, trial, evaluations.get(id(trial))) for trial in trials]
 
 
@@ -132,11 +141,11 @@ def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluati
     try:
         with averaged([trial.run.state for trial in trials]):
             evaluations = resident.scorer.evaluate_each(resident.base, adapters)
+        return {id(trial): e for trial, e in zip(trials, evaluations, strict=True)}
     except torch.OutOfMemoryError:
         if len(trials) == 1:
             raise
-        return {key: e for t in trials for key, e in _evaluate(resident, [t]).items()}
-    return {id(trial): e for trial, e in zip(trials, evaluations, strict=True)}
+    return {key: e for t in trials for key, e in _evaluate(resident, [t]).items()}
 
 
 def _outcome(

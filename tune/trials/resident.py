@@ -39,6 +39,7 @@ class Resident:
         scorer: Scorer,
         cache: Cache,
         factors: tuple[Factors, ...] = (),
+        budget_bytes: int | None = None,
     ) -> None:
         self.config = config
         self.base = base
@@ -47,17 +48,23 @@ class Resident:
         self.scorer = scorer
         self.cache = cache
         self.factors = factors
+        self.budget_bytes = budget_bytes
 
     @classmethod
     def load(
-        cls, config: ExperimentConfig, adapters: TrialSettings | Choices = SMALL
+        cls,
+        config: ExperimentConfig,
+        adapters: TrialSettings | Choices = SMALL,
+        *,
+        gpu_frac: float = 1.0,
     ) -> "Resident":
         """Read the checkpoint, photos and encoders; compute or fetch what the cache can hold.
 
         Args:
             adapters: what there must be room for: one, or the largest that a search may choose.
+            gpu_frac: the share of a GPU that is this process's.
         """
-        place = Placement.of(config.device, config.precision, config.memory_gib)
+        place = Placement.of(config.device, config.precision, config.memory_gib, gpu_frac=gpu_frac)
         room = _room(config, adapters, place)
         cache = Cache(config.cache_dir or default_cache_dir())
         subject = load_subject(
@@ -88,6 +95,7 @@ class Resident:
             scorer=scorer,
             cache=cache,
             factors=room.factors,
+            budget_bytes=place.budget_bytes,
         )
 
     def train_config(self, settings: TrialSettings) -> TrainConfig:
@@ -114,9 +122,9 @@ class Resident:
         a1, a2 = nearest_pair((PAPER.a1, PAPER.a2), self.factors)
         config = self.train_config(replace(PAPER, a1=a1, a2=a2))
         data = prepare_data(self.base, self.subject, self.photos, config, self.cache)
-        place = Placement.of(str(self.base.device), self.config.precision, self.config.memory_gib)
-        budget_bytes = place.budget_bytes
-        return best_pack_size(self.base, data, config, most=MOST_PACKED, budget_bytes=budget_bytes)
+        return best_pack_size(
+            self.base, data, config, most=MOST_PACKED, budget_bytes=self.budget_bytes
+        )
 
     def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
         """What an adapter file says of where it comes from."""

@@ -25,7 +25,8 @@ from krona.subject.photos import load_photos
 from krona.subject.subject import load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
-from krona.train.loop import Run, advance, train
+from krona.train.loop import advance, train
+from krona.train.run import Run
 from krona.train.state import TrainState
 
 ADAPTER = AdapterConfig(factors=(4, 4), adapts_text=True)

@@ -21,7 +21,8 @@ from krona.subject.photos import Photos, load_photos
 from krona.subject.subject import Subject, load_subject
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData, prepare_data
-from krona.train.loop import Record, train
+from krona.train.loop import train
+from krona.train.run import Record
 from krona.train.schedule import learning_rate_at
 from krona.train.state import TrainState, averaged
 
