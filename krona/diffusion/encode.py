@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from krona.adapter.inject import holds_adapter
+from krona.base.arithmetic import moved
 from krona.base.checkpoint import Base
 from krona.base.families import Family
 from krona.base.memory import in_parts, or_in_tiles
@@ -166,12 +167,13 @@ def _encode_text(base: Base, tokenizer: Any, text_encoder: Any, prompts: Sequenc
         max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
-    ).to(base.device)
+    )
+    ids, mask = moved([tokens.input_ids, tokens.attention_mask], base.device)
     uses_mask = getattr(text_encoder.config, "use_attention_mask", False)
     with base.at_work(text_encoder):
         return text_encoder(
-            tokens.input_ids,
-            attention_mask=tokens.attention_mask if uses_mask else None,
+            ids,
+            attention_mask=mask if uses_mask else None,
             output_hidden_states=True,
         )
 

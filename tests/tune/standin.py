@@ -2,8 +2,8 @@
 
 The score has one peak at (8, 32) and learning rate 5e-3, rises with the steps, and is exact:
 what a test finds in MLflow can be worked out by hand. The identifier asks for trouble ("fails",
-"slow", or what COMPANY names: no step before as many trials are there); marker files in the trial's
-folder tell what was run, across processes.
+"too large", "slow", or what COMPANY names: no step before as many trials are there); marker files
+in the trial's folder tell what was run, across processes.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from krona.errors import KronaError
+from krona.errors import DoesNotFitError, KronaError
 from tune.config.trial import Choices, ExperimentConfig
 
 VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16, 64) for a2 in (8, 16, 32, 64)]
@@ -102,7 +102,9 @@ def advance(resident: Resident, trial: Trial, num_together: int) -> Report | Exc
     try:
         if resident.config.identifier == "fails" and trial.settings["a1"] == 4:
             raise RuntimeError("this pair always fails")
-    except RuntimeError as error:
+        if resident.config.identifier == "too large" and trial.settings["a1"] == 64:
+            raise DoesNotFitError("this pair needs more memory than there is")
+    except (RuntimeError, DoesNotFitError) as error:
         return error
     trial.step += 1
     return report(resident, trial.settings, trial.step, trial.workdir)

@@ -10,7 +10,7 @@ from krona.adapter.inject import inject
 from krona.adapter.layers import AdapterConfig
 from krona.base.checkpoint import NOTHING_SAVED, Savings, load_base
 from krona.diffusion.sample import sample
-from krona.planning.budget import device_budget, fit_budget
+from krona.planning.budget import GIB, device_budget, fit_budget, usable_bytes
 from krona.planning.plan import PlanConfig, make_plan
 from krona.storage.cache import Cache
 from krona.subject.photos import load_photos
@@ -44,6 +44,21 @@ def test_a_cpu_has_no_limit() -> None:
     assert device_budget("cpu") is None
 
 
+@pytest.mark.parametrize(
+    ("free", "gpu_frac", "usable"), [(24.0, 1.0, 21.6), (24.0, 0.5, 10.8), (12.5, 0.5, 10.8)]
+)
+def test_a_slot_plans_with_most_of_its_share_of_a_gpu(
+    recwarn: pytest.WarningsRecorder, free: float, gpu_frac: float, usable: float
+) -> None:
+    assert usable_bytes(int(free * GIB), 24 * GIB, gpu_frac) == int(usable * GIB)
+    assert not recwarn.list
+
+
+def test_what_other_programs_hold_is_not_planned_with() -> None:
+    with pytest.warns(UserWarning, match=r"24.0 GiB only 8.0 are free, fewer than the 24.0"):
+        assert usable_bytes(8 * GIB, 24 * GIB, 1.0) == int(7.2 * GIB)
+
+
 def _trained(folder: Path, subject_dir: Path, cache: Cache, savings: Savings) -> dict[str, Tensor]:
     base = load_base(folder, savings=savings)
     subject = load_subject(str(subject_dir))
@@ -69,6 +84,7 @@ def test_checkpointing_reaches_the_loaded_unet(tiny_sd: Path) -> None:
     assert not load_base(tiny_sd).unet.is_gradient_checkpointing
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_offloaded_encoders_work_on_the_gpu_and_wait_in_main_memory(tiny_sdxl: Path) -> None:
     stays = load_base(tiny_sdxl, device="cuda")

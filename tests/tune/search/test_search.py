@@ -1,6 +1,7 @@
 """The searcher over a real study on disk: what it is told, and what it knows after a restart."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -111,6 +112,27 @@ def test_trials_that_end_with_the_sweep_are_left_to_be_resumed(open_search):
     stop.requested = True
     search.on_trial_complete("a", error=True)
     assert states(search) == [TrialState.RUNNING]
+
+
+def test_what_did_not_fit_is_not_proposed_again_also_after_a_restart(tmp_path):
+    space = make_space(SweepConfig(steps=20, targets=("qkvo", "qv")), [(8, 8), (64, 8)])
+    open_again = partial(StudySearch, space, tmp_path / "study.db", Stop(), trials=40, seed=0)
+    search, refused = open_again(), []
+    for i in range(24):
+        name = str(i)
+        if i == 12:
+            search = open_again()
+        settings = search.suggest(name)["settings"]
+        if settings["a1"] == 64:
+            refused.append(settings["targets"])
+            search.on_trial_result(name, {"does_not_fit": True, "step": 0})
+            search.on_trial_complete(name, error=True)
+        else:
+            search.on_trial_complete(name, result(20, 0.5, is_final=True))
+    assert sorted(refused) == ["qkvo", "qv"]
+    assert search.num_finished == 24
+    assert TrialState.FAIL not in states(search)
+    assert len(search.study.trials) > 24, "none was refused, so nothing was tried here"
 
 
 def tune_trial(name: str, *, number: int = 99, is_default: bool = False) -> SimpleNamespace:

@@ -162,6 +162,18 @@ def test_a_trial_that_fails_or_diverges_fails_alone_and_says_why(swept, folder, 
     assert failed == {int(row.key) for row in result.rows if row.a1 != 8}
 
 
+def test_settings_that_do_not_fit_fail_once_and_are_not_proposed_again(swept, folder):
+    told = {"factors": ((8, 32), (64, 8)), "targets": ("qkvo",), "trials": 6}
+    result = sweep(tiny_config(folder, name="full", identifier="too large", **told))
+    assert result.is_complete
+    (too_large,) = [row for row in result.rows if row.a1 == 64]
+    assert (too_large.state, len(result.rows)) == ("failed", 6)
+    assert too_large.failure == "this pair needs more memory than there is"
+    states = [trial.state for trial in study(folder, "full").trials]
+    assert TrialState.FAIL not in states
+    assert len(states) >= 6
+
+
 def together(folder: Path, name: str) -> list[list[int]]:
     """How many trials were advanced together at each step, of each trial."""
     paths = (folder / "krona-runs" / name / "trials").glob("*/together.txt")
