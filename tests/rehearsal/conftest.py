@@ -1,13 +1,11 @@
 """What a rehearsal needs: a base on the device and its twin on the CPU, and what they train on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from device import NAME
+from twins import ON_CUDA, RESOLUTION, MakeRun, Twins
 
 from krona.adapter.inject import make_adapter
 from krona.adapter.layers import AdapterConfig
@@ -19,21 +17,6 @@ from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.run import Run
 from krona.train.state import TrainState
-
-RESOLUTION = 16
-ON_CUDA = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-MakeRun = Callable[..., Run]
-
-
-@dataclass(frozen=True)
-class Twins:
-    """One checkpoint on the device, and on the CPU."""
-
-    there: Base
-    here: Base
 
 
 @pytest.fixture(params=[NAME, pytest.param("cuda", marks=ON_CUDA)])
@@ -77,8 +60,3 @@ def make_run(tmp_path: Path) -> MakeRun:
         return Run(data, TrainState(adapter, config), config)
 
     return make
-
-
-def learned(run: Run) -> torch.Tensor:
-    """The run's factors, on the CPU."""
-    return run.state.flat.detach().cpu()

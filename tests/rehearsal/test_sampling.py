@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import RESOLUTION, MakeRun, Twins
 from device import NAME, limited, memory, waits
 from PIL import Image
+from twins import RESOLUTION, MakeRun, Twins
 
 from evals.encoders import load_clip, load_dino
 from krona.base.checkpoint import load_base

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MakeRun, Twins, learned
 from device import NAME, limited, memory, waits
+from twins import ON_CUDA, MakeRun, Twins, learned
 
 from krona.adapter.layers import AdapterConfig
 from krona.adapter.pack import Pack
@@ -79,9 +79,9 @@ def test_the_host_waits_at_reports_and_never_in_a_step(
     assert len(noted[0]) == 2, noted[0]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("mixed_precision", ["no", "fp16"])
+@pytest.mark.parametrize(
+    "mixed_precision", [pytest.param(p, marks=ON_CUDA) for p in ("no", "fp16")]
+)
 def test_cuda_says_itself_that_no_step_synchronises(
     tiny_sdxl: Path, make_run: MakeRun, mixed_precision: str
 ) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from evals.protocol import Protocol
 from krona.exchange.adapter_file import load_adapter
@@ -10,14 +11,18 @@ from tune.config.trial import ExperimentConfig, TrialSettings
 from tune.trials.experiment import ADAPTER_FILE, Resident, run_experiment
 
 
-@pytest.mark.filterwarnings("ignore:prompt .* has .* tokens")
 def test_a_trial_goes_from_photos_to_scores_as_on_the_cpu(
     tiny_sd: Path, tmp_path: Path, device: str
 ) -> None:
+    photos = tmp_path / "rex"
+    photos.mkdir()
+    for i, color in enumerate(["red", "green", "blue"]):
+        Image.new("RGB", (20, 24), color).save(photos / f"{i}.png")
+    (photos / "subject.toml").write_text('class = "dog"\nprompts = ["a {}", "a {} in snow"]\n')
     trial, metrics = TrialSettings(a1=4, a2=8, steps=1), []
     for place in ("cpu", device):
         config = ExperimentConfig(
-            subject="duck",
+            photos=photos,
             base=str(tiny_sd),
             scorer="toyland",
             dino="toyland",
