@@ -28,9 +28,10 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # krona need not be installed
 
 import torch  # noqa: E402
+from gpu_parts.here import PARTS, measure  # noqa: E402
 from gpu_parts.markdown import to_markdown  # noqa: E402
 from gpu_parts.report import SETTLED, Report  # noqa: E402
-from gpu_parts.run import PARTS, run_apart, run_here  # noqa: E402
+from gpu_parts.run import run_apart  # noqa: E402
 from gpu_parts.setup import Setup  # noqa: E402
 from record import RESULTS, hardware  # noqa: E402
 
@@ -99,9 +100,11 @@ def main() -> None:
     if told.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device here; rehearse with --device cpu --toy")
     told.checkpoints.mkdir(parents=True, exist_ok=True)
+    if told.toy:
+        torch.set_num_threads(1)  # more of them cost tiny models time
     if told.here:
         setup = Setup(device=told.device, is_toy=told.toy, checkpoints=told.checkpoints)
-        run_here(told.here, setup, Report(told.results, told.device))
+        measure(told.here, setup, Report(told.results, told.device))
     else:
         print(f"written to {run_all(told)}")
 

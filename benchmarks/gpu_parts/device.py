@@ -8,7 +8,6 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from krona.planning.plan import num_bytes
 from krona.planning.trace import trace_forward
 
 _NUM_WARM_UPS = 3
@@ -32,7 +31,8 @@ def peak_bytes(run: Callable[[], object], modules: Iterable[nn.Module], device: 
 def resident_bytes(modules: Iterable[nn.Module], device: str) -> int:
     """Bytes that are allocated on CUDA, or on a CPU those of the modules."""
     if device != "cuda":
-        return sum(map(num_bytes, modules))
+        held = ((*module.parameters(), *module.buffers()) for module in modules)
+        return sum(tensor.nbytes for tensors in held for tensor in tensors)
     gc.collect()
     torch.cuda.synchronize()
     return torch.cuda.memory_allocated()

@@ -1,57 +1,19 @@
-"""A part's name in; the report out with what it measured, in this process or in one of its own."""
+"""A part's name and command in; the report out with what its process measured, and how it ended."""
 
 import os
 import signal
 import subprocess
 import time
-import traceback
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_parts.bases import sd15, sdxl
-from gpu_parts.layers import run as layer
-from gpu_parts.report import Notes, Report
-from gpu_parts.sampling import run as sample
-from gpu_parts.setup import LackingError, Setup, told
-from gpu_parts.whole import sweep, tests
+from gpu_parts.report import Report
 
 _ROOT = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
-class Part:
-    """What measures, and how many seconds it may take at full size."""
-
-    run: Callable[[Setup, Notes], None]
-    limit_s: float
-
-
-PARTS = {
-    "tests": Part(tests, 40),
-    "layer": Part(layer, 75),
-    "sd15": Part(sd15, 110),
-    "sdxl": Part(sdxl, 130),
-    "sample": Part(sample, 60),
-    "sweep": Part(sweep, 65),
-}
-
-
-def run_here(name: str, setup: Setup, report: Report) -> None:
-    """Run a part and say how it ended; whatever goes wrong is its result."""
-    try:
-        PARTS[name].run(setup, report.notes(name))
-        report.end(name, "done")
-    except LackingError as lacking:
-        report.end(name, "skipped", str(lacking))
-    except Exception as error:
-        traceback.print_exc()
-        report.end(name, "failed", told(error))
-
-
 def run_apart(name: str, command: list[str], report: Report, *, limit_s: float) -> Report:
-    """Run a part by `command`, which calls run_here(), in a process of its own.
+    """Run a part by `command`, which calls measure(), in a process of its own.
 
     Returns: the report as that process left it; a part that did not end by itself is told of.
     """

@@ -4,15 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from random_checkpoint import TOY, random_checkpoint
 
-from krona.base.arithmetic import DTYPES
-from krona.base.checkpoint import Base, load_base
+if TYPE_CHECKING:
+    from krona.base.arithmetic import Precision
+    from krona.base.checkpoint import Base
 
-PRECISION: Literal["bf16"] = "bf16"
 GIB = 1 << 30
 T = TypeVar("T")
 
@@ -46,9 +45,20 @@ class Setup:
         """One of two sizes."""
         return toy if self.is_toy else full
 
-    def load(self, name: str) -> Base:
-        """The base sd15 or sdxl with random weights, in bf16."""
-        dtype = DTYPES[PRECISION]
+    @property
+    def precision(self) -> "Precision":
+        """Of the bases; most CPUs are slow in bf16."""
+        return self.pick("bf16", "fp32")
+
+    def load(self, name: str) -> "Base":
+        """The base sd15 or sdxl with random weights."""
+        # Here, for the parts without a base to start in a second.
+        from random_checkpoint import TOY, random_checkpoint
+
+        from krona.base.arithmetic import DTYPES
+        from krona.base.checkpoint import load_base
+
+        dtype = DTYPES[self.precision]
         folder = random_checkpoint(
             name,
             self.checkpoints / (f"{name}-toy" if self.is_toy else name),

@@ -16,9 +16,10 @@ from torch import nn
 
 from gpu_parts.device import peak_bytes, resident_bytes
 from gpu_parts.report import OFF_PLAN, PACK_OF_8, Notes
-from gpu_parts.setup import GIB, PRECISION, attempt
+from gpu_parts.setup import GIB, attempt
 from krona.adapter.inject import make_adapter
 from krona.adapter.layers import AdapterConfig
+from krona.base.arithmetic import DTYPES
 from krona.base.checkpoint import Base
 from krona.planning.plan import PlanConfig, make_plan
 from krona.storage.cache import Cache
@@ -112,8 +113,9 @@ def _measured_bytes(trained: Trained, run: Run) -> int:
 
 
 def _planned_bytes(base: Base, batch_size: int) -> int:
+    (precision,) = [name for name, dtype in DTYPES.items() if dtype == base.dtype]
     config = PlanConfig(
-        adapter=ADAPTER, batch_size=batch_size, precision=PRECISION, keeps_average=False
+        adapter=ADAPTER, batch_size=batch_size, precision=precision, keeps_average=False
     )
     return make_plan(base.source, config).memory.total
 
