@@ -59,13 +59,14 @@ class Result:
     saved: dict[str, float]
 
 
-def make_layers(case: Case, device: str) -> Layers:
-    """The frozen layer, and the adapters around it, all but LoRA with the same A and B."""
+def makers(case: Case, device: str) -> dict[str, Callable[[], nn.Module]]:
+    """What makes the frozen layer, and adapters around it, all but LoRA with the same A and B."""
     torch.manual_seed(0)
     base = nn.Linear(case.width, case.width, device=device, dtype=DTYPES[case.dtype])
     base.requires_grad_(False)
     A, B = random_factors(base, case.factors, torch.Generator().manual_seed(0))
-    return {FROZEN: base} | {name: make(base, A, B) for name, make in ADAPTERS.items()}
+    adapters = {name: partial(make, base, A, B) for name, make in ADAPTERS.items()}
+    return {FROZEN: lambda: base, **adapters}
 
 
 def run_once(layer: nn.Module, x: Tensor, grad: Tensor) -> float:
@@ -105,7 +106,7 @@ def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
 
 def measure(case: Case, *, rounds: int, device: str) -> Result:
     """Run one case."""
-    layers = make_layers(case, device)
+    layers: Layers = {name: make() for name, make in makers(case, device).items()}
     x, grad = make_inputs(case, device)
     check_equal(layers, lambda layer: layer(x))
     runs: dict[str, Callable[[], float]] = {

@@ -25,12 +25,12 @@ class Part:
 
 
 PARTS = {
-    "tests": Part("whole", "tests", 40),
-    "layer": Part("layers", "run", 75),
-    "sd15": Part("bases", "sd15", 110),
-    "sdxl": Part("bases", "sdxl", 130),
-    "sample": Part("sampling", "run", 60),
-    "sweep": Part("whole", "sweep", 65),
+    "tests": Part("whole", "tests", 55),
+    "layer": Part("layers", "run", 60),
+    "sd15": Part("bases", "sd15", 105),
+    "sdxl": Part("bases", "sdxl", 155),
+    "sample": Part("sampling", "run", 45),
+    "sweep": Part("whole", "sweep", 60),
 }
 
 

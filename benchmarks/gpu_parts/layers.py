@@ -11,8 +11,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from contenders import FROZEN, OURS
-from layer_cost import CASES, Case, make_inputs, make_layers, saved_share
+from contenders import ABSENT, FROZEN, OURS
+from layer_cost import CASES, Case, make_inputs, makers, saved_share
 from record import interleave, ratios, time_once
 from torch import Tensor, nn
 
@@ -28,10 +28,11 @@ _TOY_CASES = tuple(
 
 
 def run(setup: Setup, notes: Notes) -> None:
+    """Each case's lines are noted before the next is begun."""
+    for name, package in ABSENT.items():
+        notes.remark(f"{name} is left out: no {package}.")
     for case in setup.pick(CASES, _TOY_CASES):
-        layers, inputs = make_layers(case, setup.device), make_inputs(case, setup.device)
-        for name in (*([TRITON] if setup.device == "cuda" else []), TORCH):
-            layers[name] = layers[OURS]
+        layers, inputs = _layers(case, setup.device, notes), make_inputs(case, setup.device)
         calls = {name: _calls(name, layer, *inputs) for name, layer in layers.items()}
         sizes = setup.pick((8, 10), (1, 1))
         notes.add("called", case.name, _ratios(calls, setup.device, sizes))
@@ -39,6 +40,18 @@ def run(setup: Setup, notes: Notes) -> None:
         notes.add("in a CUDA graph", case.name, _ratios(graphs, setup.device, sizes))
         saved = {n: _saved(n, layer, layers[FROZEN], inputs[0]) for n, layer in layers.items()}
         notes.add("bytes saved beyond x over x's", case.name, saved)
+
+
+def _layers(case: Case, device: str, notes: Notes) -> dict[str, nn.Module]:
+    """By contender; those that cannot be made are told of."""
+    made = {name: attempt(make) for name, make in makers(case, device).items()}
+    for name, error in made.items():
+        if isinstance(error, str):
+            notes.remark(f"{case.name}: {name} cannot be made: {error}.")
+    layers = {name: layer for name, layer in made.items() if not isinstance(layer, str)}
+    for name in (*([TRITON] if device == "cuda" else []), TORCH):
+        layers[name] = layers[OURS]
+    return layers
 
 
 def _way(name: str) -> Any:

@@ -31,8 +31,7 @@ def sweep(setup: Setup, notes: Notes) -> None:
     """`krona sweep` on Toyland, in packs of four: seconds, and the balance of the best trial."""
     require(*_PACKAGES)
     trials, steps = setup.pick((8, 100), (1, 2))
-    options = ["--trials", str(trials), "--steps", str(steps), "--slots", "1", "--pack", "4"]
-    options += ["--experiment.device", setup.device]
+    options = sweep_options(trials, steps, setup.device)
     with TemporaryDirectory() as folder:
         start_s = time.perf_counter()
         _run([sys.executable, "-c", _KRONA, "sweep", *options], Path(folder))
@@ -40,6 +39,12 @@ def sweep(setup: Setup, notes: Notes) -> None:
         balance = _best_balance(f"sqlite:///{folder}/mlflow.db")
     values = {"s": seconds, "best balance": balance}
     notes.add("a sweep", f"Toyland, {trials} trials of {steps} steps at most", values)
+
+
+def sweep_options(trials: int, steps: int, device: str) -> list[str]:
+    """What `krona sweep` is told."""
+    options = ["--trials", str(trials), "--steps", str(steps), "--device", device]
+    return [*options, "--slots", "1", "--pack", "4"]
 
 
 def _best_balance(store: str) -> float:

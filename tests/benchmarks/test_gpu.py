@@ -10,6 +10,7 @@ from pathlib import Path
 import gpu
 import pytest
 import torch
+import tyro
 from contenders import ADAPTERS, FROZEN, OURS, PEFT
 from gpu_parts import bases, here, steps, whole
 from gpu_parts.here import PARTS, measure
@@ -23,6 +24,7 @@ from step_cost import draw_factors
 
 from krona.base.checkpoint import load_base
 from krona.diffusion.encode import embed
+from tune.config.sweep import SweepConfig
 
 
 def run(name: str, setup: Setup, report: Report) -> dict:
@@ -117,6 +119,13 @@ def test_a_command_that_fails_is_told_of(
     part = run("sweep", setup, report)
     assert part["status"] == "failed"
     assert "no sweep today" in part["message"]
+
+
+def test_the_sweep_is_told_what_it_takes() -> None:
+    options = whole.sweep_options(8, 100, "cuda")
+    config = tyro.cli(SweepConfig, args=options, config=(tyro.conf.OmitArgPrefixes,))
+    assert (config.trials, config.steps, config.slots, config.pack) == (8, 100, 1, 4)
+    assert config.experiment.device == "cuda"
 
 
 def test_an_absent_contender_is_left_out(
