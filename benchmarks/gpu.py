@@ -91,7 +91,7 @@ def run_all(told: argparse.Namespace) -> Path:
         command += ["--results", str(path), "--checkpoints", str(told.checkpoints)]
         limit_s = told.limit_s or (_TOY_LIMIT_S if told.toy else PARTS[name].limit_s)
         report = run_apart(name, command, report, limit_s=limit_s)
-        shown.write_text(to_markdown(report, PARTS), encoding="utf-8")
+        shown.write_text(to_markdown(report, PARTS, is_toy=told.toy), encoding="utf-8")
         print(f"== {name}: {report.parts[name]['status']}", flush=True)
     return shown
 

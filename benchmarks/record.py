@@ -17,6 +17,7 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_PACKAGES = ("torch", "triton", "diffusers", "peft", "lycoris_lora")
 
 
 def prepare(threads: int) -> None:
@@ -96,7 +97,7 @@ def surroundings(device: str) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(device),
-        "versions": {p: _version(p) for p in ("torch", "diffusers", "peft", "lycoris_lora")},
+        "versions": {package: _version(package) for package in _PACKAGES},
     }
 
 

@@ -8,11 +8,14 @@ from gpu_parts.report import GOALS, Goal, Report
 _NUM_DIGITS = 3
 
 
-def to_markdown(report: Report, names: Iterable[str]) -> str:
+def to_markdown(report: Report, names: Iterable[str], *, is_toy: bool = False) -> str:
     """The whole text; `names` are all parts, in the order that they are shown."""
     about = report.about
     versions = ", ".join(f"{name} {told or 'absent'}" for name, told in about["versions"].items())
-    blocks = [f"# {about['hardware']}, {about['date']}", versions, *_goals(report)]
+    blocks = [f"# {about['hardware']}, {about['date']}", versions]
+    if is_toy:
+        blocks.append("A rehearsal at toy size: these numbers say nothing of the goals.")
+    blocks += _goals(report)
     for name in names:
         blocks += _part(name, report.parts.get(name))
     return "\n\n".join(blocks) + "\n"

@@ -212,7 +212,9 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert "== layer: done" in said
     first = json.loads(results.read_text())
     assert lines(first["parts"]["tests"], "tests")["marked gpu"]
-    assert "krona, torch" in results.with_suffix(".md").read_text()
+    shown = results.with_suffix(".md").read_text()
+    assert "krona, torch" in shown
+    assert "A rehearsal at toy size" in shown
     again = subprocess.check_output(command, text=True, env=environment, cwd=tmp_path)
     assert "==" not in again
     assert json.loads(results.read_text()) == first
