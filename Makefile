@@ -13,7 +13,7 @@ SWEEP_OPTIONS = $(if $(TRIALS),--trials $(TRIALS)) $(if $(STEPS),--steps $(STEPS
 	$(if $(CLASS),--class-noun "$(CLASS)") $(if $(BASE),--base "$(BASE)") \
 	$(if $(RESUME),--resume)
 
-.PHONY: help install sweep test check best ui export bench cluster-up cluster-down clean
+.PHONY: help install sweep test check best ui export bench bench-gpu cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -54,6 +54,9 @@ bench: install  ## the benchmarks; results go to benchmarks/results/
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/sweep.py
+
+bench-gpu: install  ## what only CUDA can tell, in eight minutes or less; ARGS="--part sdxl" for one part
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 cluster-up: install  ## start the cluster of clusters/$(CLUSTER).yaml
 	$(BIN)/ray up --yes clusters/$(CLUSTER).yaml

@@ -1,15 +1,14 @@
 """A frozen linear layer in; the layers out that are compared around it, each by its name.
 
 PEFT and LyCORIS hold no oblong A by themselves: the given one is put in place of the one they made.
+Where a package is not installed, its contenders are left out.
 """
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from lycoris.modules.lokr import LokrModule
-from peft import LoKrConfig
-from peft.tuners.lokr.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
 from krona.adapter.layers import KronLinear, LoraLinear
@@ -50,6 +49,9 @@ def _published(base: nn.Linear, A: Tensor, B: Tensor) -> nn.Module:
 
 
 def _peft(base: nn.Linear, A: Tensor, B: Tensor) -> nn.Module:
+    from peft import LoKrConfig
+    from peft.tuners.lokr.layer import Linear as PeftLinear
+
     rank = max(base.in_features, base.out_features)
     config = LoKrConfig(r=rank, alpha=rank)
     layer: Any = PeftLinear(base, "bench", config=config, r=rank, alpha=rank)
@@ -60,6 +62,8 @@ def _peft(base: nn.Linear, A: Tensor, B: Tensor) -> nn.Module:
 
 
 def _lycoris(base: nn.Linear, A: Tensor, B: Tensor, *, is_bypass: bool) -> nn.Module:
+    from lycoris.modules.lokr import LokrModule
+
     layer: Any = LokrModule("bench", base, lora_dim=1, full_matrix=True, bypass_mode=is_bypass)
     dtype = base.weight.dtype
     layer.lokr_w1, layer.lokr_w2 = nn.Parameter(A.to(dtype)), nn.Parameter(B.to(dtype))
@@ -74,8 +78,10 @@ def _bypass(base: nn.Linear, A: Tensor, B: Tensor) -> nn.Module:
     return _lycoris(base, A, B, is_bypass=True)
 
 
-# A layer around base (out, in) from A (a1, a2) and B (b1, b2); LoRA takes nothing of them.
-ADAPTERS: dict[str, Callable[[nn.Linear, Tensor, Tensor], nn.Module]] = {
+_PACKAGES = {PEFT: "peft", REBUILD: "lycoris", BYPASS: "lycoris"}
+# Contender → the package that it needs and that is not there.
+ABSENT = {name: package for name, package in _PACKAGES.items() if find_spec(package) is None}
+_ALL: dict[str, Callable[[nn.Linear, Tensor, Tensor], nn.Module]] = {
     LORA: _lora,
     PEFT: _peft,
     REBUILD: _rebuild,
@@ -83,6 +89,8 @@ ADAPTERS: dict[str, Callable[[nn.Linear, Tensor, Tensor], nn.Module]] = {
     PUBLISHED: _published,
     OURS: _ours,
 }
+# A layer around base (out, in) from A (a1, a2) and B (b1, b2); LoRA takes nothing of them.
+ADAPTERS = {name: make for name, make in _ALL.items() if name not in ABSENT}
 
 
 def random_factors(
@@ -97,7 +105,18 @@ def random_factors(
 
 def check_equal(adapted: Mapping[str, nn.Module], run: Callable[[nn.Module], Tensor]) -> None:
     """Assert that all that multiply by A ⊗ B compute the same when run, up to rounding."""
-    expected = run(adapted[OURS])
-    for name in (PEFT, REBUILD, BYPASS):
-        error = (run(adapted[name]) - expected).norm() / expected.norm()
+    for name, error in relative_errors(adapted, run).items():
         assert error < 0.02, f"{name} computes something else: relative error {error:.2g}"
+
+
+@torch.no_grad()
+def relative_errors(
+    adapted: Mapping[str, nn.Module], run: Callable[[nn.Module], Tensor]
+) -> dict[str, float]:
+    """How far what others that multiply by A ⊗ B compute is from krona's, when run."""
+    expected = run(adapted[OURS]).float()
+    others = [name for name in _PACKAGES if name in adapted]
+    return {
+        name: ((run(adapted[name]).float() - expected).norm() / expected.norm()).item()
+        for name in others
+    }

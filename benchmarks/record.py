@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_PACKAGES = ("torch", "triton", "diffusers", "peft", "lycoris_lora")
 
 
 def prepare(threads: int) -> None:
@@ -46,17 +47,19 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def interleave(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call all in each round, the first of them another every time; two rounds are dropped.
+def interleave(
+    runs: Mapping[str, Callable[[], float]], rounds: int, *, num_dropped: int = 2
+) -> dict[str, list[float]]:
+    """Call all in each round, the first of them another every time; the first rounds are dropped.
 
     Returns: what each call gave, a list for each name.
     """
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(rounds + 2):
+    for i in range(rounds + num_dropped):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             times[name].append(runs[name]())
-    return {name: values[2:] for name, values in times.items()}
+    return {name: values[num_dropped:] for name, values in times.items()}
 
 
 def ratios(times: Mapping[str, list[float]], over: str) -> dict[str, float]:
@@ -67,32 +70,46 @@ def ratios(times: Mapping[str, list[float]], over: str) -> dict[str, float]:
     }
 
 
-def goal(value: float, limit: float | None, *, is_least: bool = False) -> str:
+def is_met(value: float, limit: float, *, is_least: bool = False) -> bool:
+    """Whether a value is at most the limit, or at least."""
+    return value >= limit if is_least else value <= limit
+
+
+def goal(value: float | None, limit: float | None, *, is_least: bool = False) -> str:
     """A goal's cell: the limit, marked in red where it is missed; empty where there is none."""
-    if limit is None:
+    if limit is None or value is None:
         return ""
-    is_met = value >= limit if is_least else value <= limit
     told = f"{'≥' if is_least else '≤'} {limit:g}"
-    return told if is_met else f"[red]{told} missed[/red]"
+    return told if is_met(value, limit, is_least=is_least) else f"[red]{told} missed[/red]"
 
 
 def save(name: str, config: Any, device: str, results: Any) -> Path:
     """Write the results with what they were measured on; the file is named by the date."""
-    now = datetime.now(UTC)
-    record = {
-        "date": now.isoformat(timespec="seconds"),
-        "hardware": _hardware(device),
-        "versions": {p: version(p) for p in ("torch", "diffusers", "peft", "lycoris_lora")},
-        "config": asdict(config),
-        "results": results,
-    }
-    path = RESULTS / f"{name}-{device}-{now:%Y-%m-%d}.json"
+    record = surroundings(device) | {"config": asdict(config), "results": results}
+    path = RESULTS / f"{name}-{device}-{record['date'][:10]}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def _hardware(device: str) -> str:
+def surroundings(device: str) -> dict[str, Any]:
+    """What a measurement hangs on: the date, the hardware, the versions."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": hardware(device),
+        "versions": {package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def hardware(device: str) -> str:
+    """The device's name; of a CPU its number of cores too."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
