@@ -25,11 +25,11 @@ class Part:
 
 
 PARTS = {
-    "tests": Part("whole", "tests", 55),
-    "layer": Part("layers", "run", 60),
-    "sd15": Part("bases", "sd15", 105),
+    "tests": Part("whole", "tests", 70),
+    "layer": Part("layers", "run", 55),
+    "sd15": Part("bases", "sd15", 100),
     "sdxl": Part("bases", "sdxl", 155),
-    "sample": Part("sampling", "run", 45),
+    "sample": Part("sampling", "run", 40),
     "sweep": Part("whole", "sweep", 60),
 }
 

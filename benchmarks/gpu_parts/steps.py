@@ -181,7 +181,5 @@ def _graph(unet: Any, batch: Batch) -> Call:
 def _compiled(base: Base, factors: Any) -> Any:
     """A copy whose repeated blocks torch compiles when they first run."""
     copied = adapt(base.unet, OURS, factors)
-    # Inductor asks for TF32 by the older name, and torch 2.11 raises where only the newer was set.
-    torch.set_float32_matmul_precision("high")
     copied.compile_repeated_blocks(fullgraph=False)
     return copied

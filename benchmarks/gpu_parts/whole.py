@@ -19,8 +19,9 @@ _KRONA = "from tune.cli import main; main()"  # krona need not be installed
 def tests(setup: Setup, notes: Notes) -> None:
     """The tests that are marked as needing CUDA; others' files may need packages to be imported."""
     require("pytest", "pytest_timeout")
-    folder = ROOT / "tests" / "krona"
-    files = [p for p in sorted(folder.rglob("test_*.py")) if "pytest.mark.gpu" in p.read_text()]
+    folder = ROOT / "tests"
+    files = [p for p in sorted(folder.rglob("krona/**/test_*.py")) if "mark.gpu" in p.read_text()]
+    files += sorted(folder.glob("rehearsal/test_*.py"))
     options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
     said = _run([sys.executable, "-m", "pytest", *options, *map(str, files)], ROOT)
     counts = {word: float(num) for num, word in re.findall(r"(\d+) (passed|skipped)", said)}

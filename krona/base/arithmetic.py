@@ -44,11 +44,16 @@ def native_precision(device: str | torch.device) -> Precision:
     return "bf16" if is_native else "fp32"
 
 
-def set_switches(dtype: torch.dtype) -> None:
-    """Set torch's switches for CUDA, which hold for the process, for a base in `dtype`."""
-    allowed = "ieee" if dtype == torch.float32 else "tf32"
-    torch.backends.cuda.matmul.fp32_precision = allowed
-    torch.backends.cudnn.conv.fp32_precision = allowed  # type: ignore[attr-defined]
+def set_switches(device: torch.device, dtype: torch.dtype) -> None:
+    """Set torch's switches for CUDA, which hold for the process, for a base in `dtype`.
+
+    They are the old ones for TF32: torch.compile reads them, and fails where the new ones were set
+    (torch 2.15).
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cuda.matmul.allow_tf32 = dtype != torch.float32
+    torch.backends.cudnn.allow_tf32 = dtype != torch.float32
     torch.backends.cudnn.benchmark = False
 
 

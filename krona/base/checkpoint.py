@@ -170,7 +170,7 @@ def _freeze(
     _check_trainable(source, unet, vae, scheduler)
     for module in (unet, vae, *text_encoders):
         module.requires_grad_(False).eval()
-    set_switches(dtype)
+    set_switches(device, dtype)
     place_unet(unet, device)
     vae.to("cpu" if savings.offloads_vae else device)
     for text_encoder in text_encoders:

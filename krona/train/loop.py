@@ -74,9 +74,10 @@ def _make_steps(base: Base, runs: Sequence[Run], pack: Pack, num_steps: int) -> 
             made.append(step)
     finally:
         if made:
+            sums = torch.stack(made).sum(0).tolist()  # the one wait for the device, and so timed
             seconds = time.perf_counter() - start_s
-            for run, loss_and_norm in zip(runs, torch.stack(made).sum(0), strict=True):
-                run.add(len(made), loss_and_norm, seconds)
+            for run, (loss_sum, norm_sum) in zip(runs, sums, strict=True):
+                run.add(len(made), loss_sum, norm_sum, seconds)
 
 
 @contextmanager

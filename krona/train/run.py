@@ -3,9 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from krona.errors import NonFiniteLossError
 from krona.train.config import TrainConfig
 from krona.train.data import TrainData
@@ -43,7 +40,7 @@ class Run:
         self.num_parts = 1
         self._num_steps = 0
         self._seconds = 0.0
-        self._sums = torch.zeros(2, device=state.flat.device)
+        self._loss_sum = self._norm_sum = 0.0
 
     @property
     def num_rows(self) -> int:
@@ -66,17 +63,18 @@ class Run:
         every, step = self.config.report_every, self.state.step
         return 0 if self.owes_record else min(every - step % every, self.config.steps - step)
 
-    def add(self, num_steps: int, loss_and_norm: Tensor, seconds: float) -> None:
-        """Count steps in the next record's means: the sums of their losses and norms, (2,)."""
+    def add(self, num_steps: int, loss_sum: float, norm_sum: float, seconds: float) -> None:
+        """Count steps in the next record's means: the sums of their losses and norms."""
         self._num_steps += num_steps
         self._seconds += seconds
-        self._sums += loss_and_norm
+        self._loss_sum += loss_sum
+        self._norm_sum += norm_sum
 
     def outcome(self, fixed_loss: float) -> Record | NonFiniteLossError:
         """Close the means: the record, or what to raise if a loss or gradient is not finite."""
-        loss, grad_norm = (self._sums / self._num_steps).tolist()
-        step_s = self._seconds / self._num_steps
-        self._num_steps, self._seconds, self._sums = 0, 0.0, torch.zeros_like(self._sums)
+        sums = self._loss_sum, self._norm_sum, self._seconds
+        loss, grad_norm, step_s = (each / self._num_steps for each in sums)
+        self._num_steps, self._loss_sum, self._norm_sum, self._seconds = 0, 0.0, 0.0, 0.0
         step, config = self.state.step, self.config
         if not all(map(math.isfinite, (loss, grad_norm, fixed_loss))):
             return NonFiniteLossError(

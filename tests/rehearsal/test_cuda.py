@@ -61,16 +61,19 @@ def test_an_adapted_unet_multiplies_in_the_precision_that_was_asked_for(
 @pytest.fixture
 def _switches() -> Iterator[None]:
     """The switches as they were, afterwards."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = products.fp32_precision, convolutions.fp32_precision
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
     yield
-    products.fp32_precision, convolutions.fp32_precision = before
+    products.allow_tf32, convolutions.allow_tf32 = before
 
 
 @pytest.mark.usefixtures("_switches")
-@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, "ieee"), (torch.bfloat16, "tf32")])
-def test_products_of_an_fp32_base_are_exact(dtype: torch.dtype, allowed: str) -> None:
-    set_switches(dtype)
-    assert torch.backends.cuda.matmul.fp32_precision == allowed
-    assert torch.backends.cudnn.conv.fp32_precision == allowed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_the_products_of_an_fp32_base_are_exact(dtype: torch.dtype) -> None:
+    set_switches(CUDA, dtype)
+    is_exact = dtype == torch.float32
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is not is_exact
+    assert torch.get_float32_matmul_precision() == ("highest" if is_exact else "high")
     assert not torch.backends.cudnn.benchmark
+    set_switches(torch.device("cpu"), torch.float32)
+    assert torch.backends.cudnn.allow_tf32 is not is_exact

@@ -78,6 +78,7 @@ def test_an_image_is_decoded_in_tiles_where_memory_is_short(tiny_sd: Path) -> No
 
 
 def test_encoders_score_as_on_the_cpu_and_in_parts_where_memory_is_short() -> None:
+    pytest.importorskip("open_clip")
     pictures = [Image.new("RGB", (64, 64), (40 * i, 255 - 40 * i, 99)) for i in range(5)]
     for load in (load_clip, load_dino):
         here, there = load("toyland"), load("toyland", device=NAME)

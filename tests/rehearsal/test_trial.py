@@ -14,6 +14,7 @@ from tune.trials.experiment import ADAPTER_FILE, Resident, run_experiment
 def test_a_trial_goes_from_photos_to_scores_as_on_the_cpu(
     tiny_sd: Path, tmp_path: Path, device: str
 ) -> None:
+    pytest.importorskip("open_clip")
     photos = tmp_path / "rex"
     photos.mkdir()
     for i, color in enumerate(["red", "green", "blue"]):
