@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from device import NAME
 from twins import ON_CUDA, RESOLUTION, MakeRun, Twins
 
@@ -17,6 +18,12 @@ from krona.train.config import TrainConfig
 from krona.train.data import prepare_data
 from krona.train.run import Run
 from krona.train.state import TrainState
+
+
+@pytest.fixture(autouse=True)
+def _on_the_real_device_where_there_is_one(request: pytest.FixtureRequest) -> None:
+    if torch.cuda.is_available() and request.node.get_closest_marker("gpu") is None:
+        pytest.skip("there is a CUDA device, and torch has room for one")
 
 
 @pytest.fixture(params=[NAME, pytest.param("cuda", marks=ON_CUDA)])

@@ -227,20 +227,27 @@ class _Module:
         return [torch.float16, torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-_library = torch.library.Library("aten", "IMPL")
-_autocast = torch.library.Library("_", "IMPL")  # nothing is cast, but for what asks for it itself
-_autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-for _name in ("empty.memory_format", "empty_strided"):
-    _packet, _, _overload = _name.partition(".")
-    _made = getattr(getattr(_aten, _packet), _overload or "default")
-    _library.impl(
-        _name, lambda *args, _made=_made, **kwargs: _run(_made, args, kwargs), "PrivateUse1"
-    )
-_library.impl(
-    "_copy_from",
-    lambda source, to, is_non_blocking=False: _copy(
-        _aten.copy_.default, (to, source, is_non_blocking), {}
-    ),
-    "PrivateUse1",
-)
+_libraries: list[torch.library.Library] = []  # what they register goes when they go
+
+
+def _register() -> None:
+    """Tell torch of the device; it has room for one beside the CPU."""
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+    kernels = torch.library.Library("aten", "IMPL")
+    for func in (_aten.empty.memory_format, _aten.empty_strided.default):
+        kernels.impl(
+            func, lambda *args, func=func, **kwargs: _run(func, args, kwargs), "PrivateUse1"
+        )
+    kernels.impl("_copy_from", _copy_from, "PrivateUse1")
+    casts = torch.library.Library("_", "IMPL")  # there are none, but for what asks for one itself
+    casts.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    _libraries.extend((kernels, casts))
+
+
+def _copy_from(source: Tensor, to: Tensor, is_non_blocking: bool = False) -> Tensor:
+    copied: Tensor = _copy(_aten.copy_.default, (to, source, is_non_blocking), {})
+    return copied
+
+
+if not torch.cuda.is_available():
+    _register()
