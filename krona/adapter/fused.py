@@ -19,22 +19,22 @@ _NUM_TIMED = 10
 _is_faster: dict[tuple[Any, ...], bool] = {}
 
 
-def are_kernels_faster(
-    update: Callable[..., Tensor], x: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype
-) -> bool:
-    """Whether the kernels win on x (..., a2·b2), A (a1, a2), B (b1, b2) with products in dtype.
+def are_kernels_faster(update: Callable[..., Tensor], x: Tensor, A: Tensor, B: Tensor) -> bool:
+    """Whether the kernels win on x (..., a2·b2), A (a1, a2), B (b1, b2), with autocast as it is.
 
     Args:
-        update: (x, A, B, dtype, is_fused) → (T, a1·b1), differentiable, by torch or the kernels.
+        update: (x, A, B, is_fused) → (T, a1·b1), differentiable, by torch or the kernels.
     """
     if not _can_run(x, A, B):
         return False
     num_rows = 1 << (x.numel() // x.shape[-1] - 1).bit_length()
-    key = num_rows, A.shape, B.shape, x.dtype, dtype, x.device
+    is_cast = torch.is_autocast_enabled("cuda")
+    cast = torch.get_autocast_dtype("cuda") if is_cast else None
+    key = num_rows, A.shape, B.shape, x.dtype, cast, x.device
     if key not in _is_faster:
         if torch.cuda.is_current_stream_capturing():  # a graph cannot hold a measurement
             return False
-        _is_faster[key] = _measure(update, x.new_empty(num_rows, x.shape[-1]), A, B, dtype)
+        _is_faster[key] = _measure(update, x.new_empty(num_rows, x.shape[-1]), A, B)
     return _is_faster[key]
 
 
@@ -90,14 +90,12 @@ def _can_run(x: Tensor, A: Tensor, B: Tensor) -> bool:
     return can_fuse(A, B)
 
 
-def _measure(
-    update: Callable[..., Tensor], x: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype
-) -> bool:
+def _measure(update: Callable[..., Tensor], x: Tensor, A: Tensor, B: Tensor) -> bool:
     """Time forward and backward both ways, on values that do not matter."""
     try:
         with torch.inference_mode(False):  # sampling may be the first to ask
             inputs = [torch.zeros_like(t, requires_grad=True) for t in (x, A, B)]
-            torch_ms, fused_ms = (_time_ms(update, inputs, dtype, fused) for fused in (False, True))
+            torch_ms, fused_ms = (_time_ms(update, inputs, fused) for fused in (False, True))
     except Exception as error:
         # Triton builds at run time: it may lack a C compiler or need more shared memory than is.
         warnings.warn(f"the fused kernels do not run here, torch's do: {error}", stacklevel=2)
@@ -105,9 +103,7 @@ def _measure(
     return fused_ms < torch_ms
 
 
-def _time_ms(
-    update: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype, is_fused: bool
-) -> float:
+def _time_ms(update: Callable[..., Tensor], inputs: list[Tensor], is_fused: bool) -> float:
     """Milliseconds of one forward and backward, after a first that compiles."""
     start, end = (_event() for _ in range(2))
     for i in range(1 + _NUM_TIMED):
@@ -115,7 +111,7 @@ def _time_ms(
             start.record()
         # Checkpointing counts what is saved, and here it is saved only the first time.
         with torch.enable_grad(), saved_tensors_hooks(lambda t: t, lambda t: t):
-            y = update(*inputs, dtype, is_fused)
+            y = update(*inputs, is_fused)
         torch.autograd.grad(y, inputs, torch.zeros_like(y))
     end.record()
     end.synchronize()

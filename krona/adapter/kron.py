@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from krona.adapter.fused import add_update_fused, are_kernels_faster, gradients_fused
-from krona.adapter.gemm import add_product, product
+from krona.adapter.gemm import add_product
 from krona.errors import KronaError
 
 
@@ -49,7 +49,7 @@ def num_kron_params(shape: tuple[int, int], a1: int, a2: int) -> int:
 def kron_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float = 1.0
 ) -> Tensor:
-    """Compute x(W + scale·A ⊗ B)ᵀ + bias without forming the product.
+    """Compute x(W + scale·A ⊗ B)ᵀ + bias; A ⊗ B is formed only where that saves time.
 
     Args:
         x: (..., a2·b2) activations.
@@ -57,20 +57,18 @@ def kron_linear(
         A: (a1, a2) left factor.  B: (b1, b2) right factor; both are cast to x's dtype, so they may
             stay in float32 over half-precision weights, and get float32 gradients.
     Returns: (..., a1·b1) in x's dtype, or in autocast's where that is enabled, as F.linear.
-    Cost: the frozen product plus min(a2·b1·(b2 + a1), a1·b2·(a2 + b1)) multiplies per row.
+    Cost: the frozen product plus at most min(a2·b1·(b2 + a1), a1·b2·(a2 + b1)) multiplies per row.
     Source: DiffuseKronA (WACV 2025), eq. 4, row-major vec.
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    is_fused = are_kernels_faster(_update_alone, x, A, B, dtype)
-    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, dtype, is_fused)
+    is_fused = are_kernels_faster(_update_alone, x, A, B)
+    result: Tensor = _KronLinear.apply(x, weight, bias, A, B, scale, is_fused)
     return result
 
 
-def _update_alone(x: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, is_fused: bool) -> Tensor:
+def _update_alone(x: Tensor, A: Tensor, B: Tensor, is_fused: bool) -> Tensor:
     """x(A ⊗ B)ᵀ through the same node, with zeros for W: what is timed."""
     weight = x.new_zeros(len(A) * len(B), x.shape[-1])
-    result: Tensor = _KronLinear.apply(x, weight, None, A, B, 1.0, dtype, is_fused)
+    result: Tensor = _KronLinear.apply(x, weight, None, A, B, 1.0, is_fused)
     return result
 
 
@@ -78,10 +76,11 @@ class _KronLinear(torch.autograd.Function):
     """The frozen product and the Kronecker update in one node, multiplied in the cheaper order.
 
     Forward: inner = X·Bᵀ, Y += A·inner when B comes first, else inner = A·X, Y += inner·Bᵀ. The
-    gradient of x is the same update with Aᵀ and Bᵀ, the other factor first.
+    gradient of x is the same update with Aᵀ and Bᵀ, the other factor first. Of the two, the one
+    that ends with A, the slower, is one product with W + scale·A ⊗ B where rows are many.
     Saved for the backward: x, shared with every other layer that reads it, and inner, which on a
     square layer is min(a1, a2)/max(a1, a2) of x; above half of x it is made again instead.
-    The fused kernels save x alone. Casts are redone, not saved.
+    The fused kernels save x alone. Casts and W + scale·A ⊗ B are redone, not saved.
     """
 
     @staticmethod
@@ -93,33 +92,61 @@ class _KronLinear(torch.autograd.Function):
         A: Tensor,
         B: Tensor,
         scale: float,
-        dtype: torch.dtype,
         is_fused: bool,
     ) -> Tensor:
-        rows = x.to(dtype).reshape(-1, x.shape[-1])
-        y = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
         inner = None
-        if is_fused:
-            add_update_fused(y, rows, A, B, scale)
+        is_b_first = _is_b_first(A, B)
+        is_formed = not is_fused and _is_best_formed(x, B.shape[1] if is_b_first else len(B))
+        if is_formed and is_b_first:
+            y = F.linear(x, _form(weight, A, B, scale), bias)
         else:
-            inner = add_update(y, rows, A, B, scale)
+            y = F.linear(x, weight, bias)
+            out, rows = y.view(-1, len(weight)), x.to(y.dtype).reshape(-1, x.shape[-1])
+            inner = (add_update_fused if is_fused else add_update)(out, rows, A, B, scale)
         is_kept = inner is not None and 2 * inner.numel() <= x.numel()
         ctx.save_for_backward(x, weight, A, B, inner if is_kept else None)
-        ctx.scale, ctx.is_fused = scale, is_fused
-        return y.view(*x.shape[:-1], len(weight))
+        ctx.scale, ctx.is_fused, ctx.is_formed = scale, is_fused, is_formed and not is_b_first
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, A, B, inner = ctx.saved_tensors
-        needs_x, *needs = (ctx.needs_input_grad[i] for i in (0, 3, 4))
+        needs_x, *_, needs_a, needs_b, _, _ = ctx.needs_input_grad
         G = grad.reshape(-1, grad.shape[-1])
         rows = x.to(grad.dtype).reshape(-1, x.shape[-1])
-        grad_x = G @ weight.to(grad.dtype) if needs_x else None
+        grad_x = unfinished = None
+        if needs_x and ctx.is_formed:
+            grad_x = G @ _form(weight, A, B, ctx.scale)
+        elif needs_x:
+            grad_x = unfinished = G @ weight.to(grad.dtype)
         function = gradients_fused if ctx.is_fused else gradients
-        grad_a, grad_b = function(grad_x, G, rows, A, B, inner, ctx.scale, needs)
+        grad_a, grad_b = function(unfinished, G, rows, A, B, inner, ctx.scale, (needs_a, needs_b))
         grad_x = None if grad_x is None else grad_x.view_as(x)
-        return grad_x, None, None, grad_a, grad_b, None, None, None
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+def is_exact(x: Tensor) -> bool:
+    """Whether a product of x with W + ΔW has all of a small update: nothing is rounded to less."""
+    return (
+        x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled(x.device.type)
+        and torch.get_float32_matmul_precision() == "highest"
+    )
+
+
+def _is_best_formed(x: Tensor, width: int) -> bool:
+    """Whether W + ΔW is formed sooner than x, or the gradient, multiplied by A.
+
+    That takes out·in/width multiplies per row, at a fraction of the speed of large products.
+    """
+    return x.numel() >= 4 * width * x.shape[-1] and is_exact(x)
+
+
+def _form(weight: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """W + scale·A ⊗ B (a1·b1, a2·b2)."""
+    delta = torch.kron(A, B).to(weight.dtype)
+    return torch.add(weight, delta, alpha=scale, out=delta)
 
 
 def add_update(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
@@ -164,8 +191,10 @@ def gradients(
         if grad_x is not None:
             _add_left_times(grad_x, left.mT, inner_grad, scale)
         of_a, of_b = (inner_grad, x), (G, inner)
-    grad_a = _gradient_of_left(*of_a, A) * scale if needs[0] else None
-    grad_b = _gradient_of_right(*of_b, B) * scale if needs[1] else None
+    grad_a = _gradient_of_left(*of_a, A) if needs[0] else None
+    grad_b = _gradient_of_right(*of_b, B) if needs[1] else None
+    if scale != 1:
+        grad_a, grad_b = (None if of is None else of.mul_(scale) for of in (grad_a, grad_b))
     return grad_a, grad_b
 
 
@@ -183,21 +212,21 @@ def _is_b_first(A: Tensor, B: Tensor) -> bool:
 
 def _times_right(x: Tensor, R: Tensor) -> Tensor:
     """X_t·Rᵀ as rows (T, q·m): x (T, q·n), R (m, n), or stacks."""
-    m, n = R.shape[-2:]
-    return product(_cut(x, n), R.mT).view(*x.shape[:-1], x.shape[-1] // n * m)
+    *stack, m, n = R.shape
+    return (x.reshape(*stack, -1, n) @ R.mT).view(*stack, -1, x.shape[-1] // n * m)
 
 
 def _add_times_right(out: Tensor, x: Tensor, R: Tensor, scale: float) -> None:
     """Add scale·X_t·Rᵀ to out (T, p·m): x (T, p·n), R (m, n), or stacks."""
-    m, n = R.shape[-2:]
-    add_product(out.view(*out.shape[:-2], -1, m), _cut(x, n), R.mT, scale)
+    *stack, m, n = R.shape
+    add_product(out.view(*stack, -1, m), x.reshape(*stack, -1, n), R.mT, scale)
 
 
 def _left_times(L: Tensor, x: Tensor) -> Tensor:
     """L·X_t as rows (T, p·n): L (p, q), x (T, q·n), or stacks."""
     width = x.shape[-1] // L.shape[-1]
     if _is_narrow(width, x.dtype):
-        return product(x, _widen(L.mT, width))
+        return x @ _widen(L.mT, width)
     if x.dim() == 3:
         return torch.stack([_left_times(L_i, x_i) for L_i, x_i in zip(L, x, strict=True)])
     matrices = x.view(len(x), L.shape[1], width)
@@ -220,21 +249,23 @@ def _add_left_times(out: Tensor, L: Tensor, x: Tensor, scale: float) -> None:
 
 def _gradient_of_left(G: Tensor, x: Tensor, A: Tensor) -> Tensor:
     """Σ_t G_t·X_tᵀ in A's dtype: G (T, p·n), x (T, q·n), A (p, q), or stacks."""
-    p, q = A.shape[-2:]
+    *stack, p, q = A.shape
     width = x.shape[-1] // q
-    if not _is_narrow(width, x.dtype):
-        pairs = torch.matmul(G.view(*G.shape[:-1], p, width), x.view(*x.shape[:-1], q, width).mT)
-        return pairs.sum(-3).to(A.dtype)
-    if p < q:  # the side that a GEMM has to transpose is best the smaller one
+    is_narrow = _is_narrow(width, x.dtype)
+    # A large product has to transpose a side, best the smaller; of small ones that is the larger.
+    if p != q and (p < q) == is_narrow:
         return _gradient_of_left(x, G, A.mT).mT
-    blocks = product(x.mT, G).view(*A.shape[:-2], q, width, p, width)
-    return blocks.diagonal(dim1=-3, dim2=-1).sum(-1).mT.to(A.dtype)
+    if is_narrow:
+        blocks = (x.mT @ G).view(*stack, q, width, p, width)
+        return blocks.diagonal(dim1=-3, dim2=-1).sum(-1).mT.to(A.dtype)
+    pairs = G.view(*stack, -1, p, width) @ x.view(*stack, -1, q, width).mT
+    return pairs.sum(-3).to(A.dtype)
 
 
 def _gradient_of_right(G: Tensor, x: Tensor, B: Tensor) -> Tensor:
     """Σ_t G_tᵀ·X_t in B's dtype: G (T, q·m), x (T, q·n), B (m, n), or stacks."""
-    m, n = B.shape[-2:]
-    return product(_cut(G, m).mT, _cut(x, n)).to(B.dtype)
+    *stack, m, n = B.shape
+    return (G.reshape(*stack, -1, m).mT @ x.reshape(*stack, -1, n)).to(B.dtype)
 
 
 def _is_narrow(width: int, dtype: torch.dtype) -> bool:
@@ -248,8 +279,3 @@ def _widen(L: Tensor, width: int) -> Tensor:
     wide = L.new_zeros(*stack, p, width, q, width)
     wide.diagonal(dim1=-3, dim2=-1).copy_(L.unsqueeze(-1))
     return wide.view(*stack, p * width, q * width)
-
-
-def _cut(x: Tensor, width: int) -> Tensor:
-    """Rows (T, k·width), or a stack of them, as (T·k, width); strided ones are copied."""
-    return x.reshape(*x.shape[:-2], -1, width)

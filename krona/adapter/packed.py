@@ -20,7 +20,6 @@ from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
 from krona.errors import KronaError
 
 _MOST_FORMED = 2**16  # entries of a weight, as of 256 x 256
-_EXACT = torch.float32, torch.float64  # the rounding of others would swallow the update in W + ΔW
 
 
 class PackedLinear(nn.Module):
@@ -66,13 +65,13 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if len(x) != self._num_rows:
             raise KronaError(f"the pack was told of {self._num_rows} rows, the batch has {len(x)}")
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         weight, bias = self.base.weight, self.base.bias
-        if self._formed and dtype == weight.dtype in _EXACT:
+        if self._formed and kron.is_exact(x) and x.dtype == weight.dtype:
             factors = [f for layer in self._formed if layer is not None for f in _factors(layer)]
             formed: Tensor = _Formed.apply(x, weight, bias, self._formed, *factors)
             return formed
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         factors = [factor for stack in self._stacks for factor in stack.factors()]
         result: Tensor = _Factored.apply(x, weight, bias, dtype, self._stacks, *factors)
         return result

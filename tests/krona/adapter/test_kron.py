@@ -92,6 +92,35 @@ def test_gradients_equal_those_of_torch_kron(shape):
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("shape", FACTOR_SHAPES)
+def test_many_rows_give_the_same_as_few(shape):
+    x, weight, bias, A, B = make_layer(*shape, rows=(4, 40))
+    grad = torch.randn(4, 40, weight.shape[0], dtype=torch.float64)
+    y = kron_linear(x, weight, bias, A, B, 0.7)
+    expected = dense(x, weight, bias, A, B, 0.7)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    got = torch.autograd.grad(y, (x, A, B), grad)
+    exact = torch.autograd.grad(expected, (x, A, B), grad)
+    torch.testing.assert_close(got, exact, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(8, 2, 4, 4), (2, 8, 4, 4)])
+@pytest.mark.parametrize("lowers", ["autocast", "matmul precision"])
+def test_no_weight_is_formed_where_products_round_it(shape, lowers, monkeypatch):
+    formed = []
+    monkeypatch.setattr("krona.adapter.kron._form", lambda weight, *_: formed.append(1) or weight)
+    if lowers == "matmul precision":
+        monkeypatch.setattr("torch.get_float32_matmul_precision", lambda: "high")
+    inputs = make_layer(*shape, rows=(100,), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lowers == "autocast"):
+        kron_linear(*inputs).sum().backward()
+    assert formed == []
+    monkeypatch.undo()
+    monkeypatch.setattr("krona.adapter.kron._form", lambda weight, *_: formed.append(1) or weight)
+    kron_linear(*inputs).sum().backward()
+    assert formed == [1]
+
+
 @pytest.mark.parametrize("rows", [(), (0,), (5,), (2, 3, 4)])
 def test_takes_any_leading_shape(rows):
     x, weight, bias, A, B = make_layer(2, 3, 4, 5, rows=rows)
