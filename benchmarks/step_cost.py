@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from contenders import ADAPTERS, FROZEN, OURS, PEFT, PUBLISHED, check_equal, random_factors
+from contenders import ADAPTERS, FROZEN, LORA, OURS, PEFT, PUBLISHED, check_equal, random_factors
 from diffusers import UNet2DConditionModel
 from record import interleave, ratios, time_once
 from torch import Tensor
@@ -43,7 +43,7 @@ class Result:
         ratios: time over the frozen UNet's, by contender.
         peak, saved: most bytes of activations and gradients alive at once, and bytes that the
             forward keeps for the backward, over the frozen UNet's, by contender; weights aside.
-        of_peft, of_published: krona's time over theirs; None without PEFT.
+        of_lora, of_peft, of_published: krona's time over theirs; None without PEFT.
         speedup: the published recipe's time over krona's.
     """
 
@@ -51,6 +51,7 @@ class Result:
     ratios: dict[str, float]
     peak: dict[str, float]
     saved: dict[str, float]
+    of_lora: float
     of_peft: float | None
     of_published: float
     speedup: float
@@ -148,6 +149,7 @@ def measure(*, rounds: int, device: str) -> Result:
         ratios=ratios(times, FROZEN),
         peak={name: cost.peak_bytes / frozen.peak_bytes for name, cost in costs.items()},
         saved={name: cost.saved_bytes / frozen.saved_bytes for name, cost in costs.items()},
+        of_lora=ratios(times, LORA)[OURS],
         of_peft=ratios(times, PEFT)[OURS] if PEFT in times else None,
         of_published=ratios(times, PUBLISHED)[OURS],
         speedup=ratios(times, OURS)[CHECKPOINTED],
