@@ -69,14 +69,11 @@ def test_encoders_that_are_not_kept_take_no_memory(tiny_sd: Path) -> None:
 
 
 def test_activations_and_flops_grow_with_the_batch(tiny_sd: Path) -> None:
-    plans = [
-        make_plan(str(tiny_sd), PlanConfig(adapter=FITTING, batch_size=n)) for n in (8, 16, 24)
-    ]
+    sizes = (8, 16, 24)  # from 8 on every layer has rows enough to form its weight
+    plans = [make_plan(str(tiny_sd), PlanConfig(adapter=FITTING, batch_size=n)) for n in sizes]
     one, two, three = ((p.memory.saved, p.forward_flops) for p in plans)
     assert three[0] - two[0] == two[0] - one[0] > 0
-    assert (
-        three[1] - two[1] == two[1] - one[1] > 0
-    )  # every layer has rows enough to form its weight
+    assert three[1] - two[1] == two[1] - one[1] > 0
 
 
 def test_text_adapters_bring_gradients_into_the_encoders(tiny_sdxl: Path) -> None:
