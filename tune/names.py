@@ -21,6 +21,7 @@ _IMAGE = re.compile(
 _NAME = re.compile(r"\w[\w -]*")  # what a model, a filter and a folder of any store may hold
 
 METRIC = "balance"
+BEST, BEST_STEP = "best_balance", "best_step"  # the best evaluation of a trial, and when it was
 TIME = "step"
 MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
