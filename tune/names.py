@@ -21,10 +21,10 @@ _IMAGE = re.compile(
 _NAME = re.compile(r"\w[\w -]*")  # what a model, a filter and a folder of any store may hold
 
 METRIC = "balance"
-BEST, BEST_STEP = "best_balance", "best_step"  # the best evaluation of a trial, and when it was
 TIME = "step"
 MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
+BEST, BEST_STEP = "best_balance", "best_step"  # of a trial's evaluations the best, and when it was
 PAPER_DEFAULT = "paper_default"
 DOES_NOT_FIT = "does_not_fit"
 
@@ -86,11 +86,20 @@ def image_key(prompt: str) -> str:
     return f"{key}_{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
-def newest_images(paths: Iterable[str]) -> dict[str, str]:
-    """The path of the last logged image of each key; MLflow keeps a thumbnail beside each."""
+def best_scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The scores of a trial's best evaluation, under names of their own: best_balance, …"""
+    return {f"best_{name}": metrics[name] for name in SCORES if name in metrics}
+
+
+def newest_images(paths: Iterable[str], step: int | None = None) -> dict[str, str]:
+    """The path of the last logged image of each key; MLflow keeps a thumbnail beside each.
+
+    Args:
+        step: of the images, where not the last step's are wanted.
+    """
     found: dict[str, tuple[int, int, str]] = {}
     for path in paths:
-        if match := _IMAGE.search(path):
+        if (match := _IMAGE.search(path)) and step in (None, int(match["step"])):
             candidate = int(match["step"]), int(match["time"]), path
             found[match["key"]] = max(candidate, found.get(match["key"], candidate))
     return {key: path for key, (_, _, path) in found.items()}

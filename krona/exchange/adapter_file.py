@@ -34,7 +34,8 @@ class Manifest:
         family: "sd" or "sdxl".  prediction_type: "epsilon" or "v_prediction".
         subject, class_noun, identifier: "duck", "toy", "sks": prompts say "a sks toy".
         prompts: templates that the subject is sampled with.
-        steps, seed, learning_rate: of the training.
+        steps, seed, learning_rate: of the training, as far as it had come.
+        balance: of the evaluation that this adapter was kept for; None if it was not scored.
         versions: package → version.
         format_version: of this file format.
     """
@@ -51,6 +52,7 @@ class Manifest:
     steps: int
     seed: int
     learning_rate: float
+    balance: float | None = None
     versions: Mapping[str, str] = field(default_factory=package_versions)
     format_version: int = FORMAT_VERSION
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from krona.errors import DoesNotFitError, KronaError
 from tune.config.trial import Choices, ExperimentConfig
+from tune.names import best_scores
 
 VALID_FACTORS = [(a1, a2) for a1 in (1, 2, 4, 8, 16, 64) for a2 in (8, 16, 32, 64)]
 STEP_S = 0.01
@@ -34,6 +35,8 @@ class Report:
     metrics: dict[str, float]
     images: tuple[tuple[str, Image.Image], ...] = ()
     is_evaluation: bool = False
+    is_best: bool = False
+    is_last: bool = False
 
 
 class Resident:
@@ -46,7 +49,9 @@ class Resident:
         return 3
 
     @classmethod
-    def load(cls, config: ExperimentConfig, choices: Choices, *, gpu_frac: float) -> "Resident":
+    def load(
+        cls, config: ExperimentConfig, choices: Choices, *, gpu_frac: float = 1.0
+    ) -> "Resident":
         if config.subject == "nobody":
             raise KronaError("unknown subject 'nobody'; did you mean 'monster'?")
         if config.photos and not config.photos.exists():
@@ -123,12 +128,15 @@ def report(resident: Resident, settings: Mapping[str, Any], step: int, workdir: 
     score = final_score(settings) * step / settings["steps"]
     if resident.config.identifier == "fails" and settings["a1"] == 16:
         score = math.nan
+    scores = {"balance": score, "clip_t": score, "clip_i": score}
     image = Image.new("RGB", (32, 32), (step % 256, 0, 0))
     return Report(
         step=step,
-        metrics={**loss, "balance": score, "clip_t": score, "clip_i": score, "num_params": 4},
+        metrics={**loss, **scores, **best_scores(scores), "best_step": step, "num_params": 4},
         images=(("a_sks_toy", image),),
         is_evaluation=True,
+        is_best=True,  # the score rises with the steps
+        is_last=step == settings["steps"],
     )
 
 

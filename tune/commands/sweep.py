@@ -4,7 +4,7 @@ from tune.config.sweep import SweepConfig
 
 
 def sweep(config: SweepConfig) -> None:
-    """Search Kronecker factors, learning rate, steps, targets and init for a subject.
+    """Search Kronecker factors, learning rate, targets and init for a subject.
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """

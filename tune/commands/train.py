@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tune.config.trial import ExperimentConfig, TrialSettings
-from tune.names import SCORES
+from tune.names import BEST, BEST_STEP, SCORES
 
 
 def train(
@@ -17,7 +17,8 @@ def train(
     """Train and score one adapter; --resume continues an interrupted run bit for bit.
 
     Args:
-        output: Folder that gets adapter.safetensors, state.safetensors and the last samples.
+        output: Folder that gets adapter.safetensors, of the best evaluation, state.safetensors, of
+            the last, and the last samples.
         resume: Continue from the state in the output folder.
     """
     from rich.console import Console
@@ -41,7 +42,9 @@ def train(
                 console.print(_line(report.step, report.metrics))
     for key, image in last.images:
         image.save(output / f"{key}.png")
-    console.print(f"adapter: {output / ADAPTER_FILE}  ({last.metrics['num_params']:,} parameters)")
+    best = f"balance {last.metrics[BEST]:.3f} at step {last.metrics[BEST_STEP]:.0f}"
+    num_params = f"{last.metrics['num_params']:,} parameters"
+    console.print(f"adapter: {output / ADAPTER_FILE}  ({best}, {num_params})")
 
 
 def _line(step: int, metrics: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from tune.config.trial import ExperimentConfig, TrialSettings, quarter
 from tune.names import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
+DEFAULT_PATIENCE = 2
 MAX_SEED = 2**31  # NumPy's is twice that; a resumed search adds its trials to the seed
 
 
@@ -24,8 +25,8 @@ class SweepConfig:
     """Number of trials, the paper's default setting among them. Unless given: 16; with --resume as
     many as the sweep was started with, and more extend it."""
     steps: int = TrialSettings.steps
-    """Optimizer steps of the longest trial; others have half or three quarters, up to their next
-    evaluation."""
+    """Optimizer steps that a trial has at most; pruning and --patience give it fewer. Its result is
+    its best evaluation. The paper's default has no more than its own 1000."""
     learning_rate: tuple[float, float] = (1e-4, 3e-2)
     """Lowest and highest AdamW learning rate; searched on a log scale."""
     factors: tuple[tuple[int, int], ...] | None = None
@@ -108,6 +109,13 @@ class SweepConfig:
     def eval_every(self) -> int:
         """Steps between evaluations: as given, or a quarter of the steps."""
         return min(self.experiment.eval_every or quarter(self.steps), self.steps)
+
+    @property
+    def patience(self) -> int:
+        """Evaluations without a better balance after which a trial ends; 0 is never."""
+        if self.experiment.patience is not None:
+            return self.experiment.patience
+        return 0 if self.experiment.schedule == "cosine" else DEFAULT_PATIENCE
 
     def tracking(self) -> str:
         """The MLflow URI that the sweep is recorded under."""

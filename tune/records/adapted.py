@@ -43,7 +43,7 @@ def find_adapter(
 def find_showcase(
     name: str | None = None, *, subject: str | None = None, tracking_uri: str | None = None
 ) -> Showcase:
-    """The last scores and sample images of the run that find_adapter() takes the adapter from.
+    """The best scores and sample images of the run that find_adapter() takes the adapter from.
 
     Returns: an empty showcase for an adapter that is a file.
     """
@@ -51,7 +51,7 @@ def find_showcase(
         return Showcase()
     tracker, run = _recorded(name, subject, tracking_uri)
     prompts = read_origin(tracker.download_adapter(run)).prompts
-    images = tracker.last_images(run)
+    images = tracker.best_images(run)
     shown = [(prompt, images.get(image_key(prompt))) for prompt in prompts]
     return Showcase(
         samples=tuple((prompt, image) for prompt, image in shown if image is not None),

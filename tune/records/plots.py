@@ -13,11 +13,11 @@ AXES: dict[str, Callable[[Row], float | str]] = {
     "a1": lambda row: row.a1,
     "a2": lambda row: row.a2,
     "learning rate": lambda row: row.learning_rate,
-    "steps": lambda row: row.steps,
     "targets": lambda row: row.targets,
     "init": lambda row: row.init,
+    "parameters": lambda row: row.num_params or 0,
 }
-LOG_AXES = {"a1": 2, "a2": 2, "learning rate": 10}  # the base of each
+LOG_AXES = {"a1": 2, "a2": 2, "learning rate": 10, "parameters": 10}  # the base of each
 
 
 def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:

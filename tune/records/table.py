@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from tune.config.trial import PAPER_STEPS
 from tune.names import METRIC
 from tune.records.ranking import Row
 
@@ -17,14 +18,21 @@ SHOWN = (METRIC, "subject", "prompt")
 def ranking_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     """The ranking as a table for the terminal; the paper's default is marked with a star."""
     shown = [name for name in SHOWN if any(name in row.scores for row in rows)]
-    table = Table(title=title, caption="* the paper's default setting", box=SIMPLE_HEAD, padding=0)
-    for name in ("trial", "a1,a2", "lr", "steps", "on", "init", *shown, "params", "state"):
+    table = Table(title=title, caption=_caption(rows), box=SIMPLE_HEAD, padding=0)
+    for name in ("trial", "a1,a2", "lr", "step", "on", "init", *shown, "params", "state"):
         is_text = name in ("on", "init", "state")
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     table.add_column("run", no_wrap=True, overflow="crop")
     for row in rows:
-        table.add_row(*_cells(row, shown), style=None if row.state == "finished" else "dim")
+        table.add_row(*_cells(row, shown), style=None if row.has_ended else "dim")
     return table
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    """What the star stands for, and how much of the paper's default there was."""
+    steps = next((row.steps for row in rows if row.is_paper_default), PAPER_STEPS)
+    fewer = f", with {steps} of its {PAPER_STEPS} steps" if steps < PAPER_STEPS else ""
+    return f"each trial's best evaluation; * the paper's default setting{fewer}"
 
 
 def table_console() -> Console:
@@ -38,7 +46,7 @@ def _cells(row: Row, shown: Sequence[str]) -> list[str]:
         row.key + ("*" if row.is_paper_default else ""),
         f"{row.a1},{row.a2}",
         f"{row.learning_rate:.1e}",
-        str(row.steps),
+        "–" if row.best_step is None else str(row.best_step),
         row.targets,
         row.init,
         *numbers,

@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from krona.errors import KronaError
 from tune.names import (
+    BEST_STEP,
     SCORES,
     SQLITE,
     PastSweep,
@@ -232,14 +233,17 @@ class Tracker:
         return Path(path)
 
     def scores(self, name: str) -> dict[str, float]:
-        """The last scores of a run or model version, as far as it has any."""
+        """The scores of a run's or model version's best evaluation, as far as it has any."""
         metrics = self._client.get_run(self._run_id(name)).data.metrics
-        return {score: metrics[score] for score in SCORES if score in metrics}
+        found = {score: metrics.get(f"best_{score}") for score in SCORES}
+        return {score: value for score, value in found.items() if value is not None}
 
-    def last_images(self, name: str) -> dict[str, Image.Image]:
-        """The newest image under each key that log_report() was given."""
+    def best_images(self, name: str) -> dict[str, Image.Image]:
+        """The image of the best evaluation under each key that log_report() was given."""
         run_id = self._run_id(name)
-        newest = newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
+        step = self._client.get_run(run_id).data.metrics.get(BEST_STEP)
+        files = self._client.list_artifacts(run_id, "images")
+        newest = newest_images((f.path for f in files), None if step is None else int(step))
         with tempfile.TemporaryDirectory() as folder:
             paths = (self._client.download_artifacts(run_id, p, folder) for p in newest.values())
             images = (Image.open(path).convert("RGB") for path in paths)

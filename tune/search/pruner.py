@@ -1,12 +1,13 @@
-"""The pruner that Tune asks: scores at a step in; whether a trial goes on, out."""
+"""The pruner that Tune asks: the best scores up to a step in; whether a trial goes on, out."""
 
+from itertools import accumulate
 from typing import Any
 
 import optuna
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tune.config.trial import quarter
-from tune.names import METRIC, PAPER_DEFAULT, TIME, is_final
+from tune.names import BEST, PAPER_DEFAULT, TIME, is_final
 
 
 class Pruner(ASHAScheduler):  # type: ignore[misc]
@@ -18,7 +19,7 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
     def __init__(self, study: optuna.Study, *, max_steps: int) -> None:
         super().__init__(
             time_attr=TIME,
-            metric=METRIC,
+            metric=BEST,
             mode="max",
             max_t=max_steps,
             grace_period=quarter(max_steps),
@@ -26,7 +27,9 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
             stop_last_trials=False,
         )
         for past in study.trials:
-            for step, value in sorted(past.intermediate_values.items()):
+            steps, values = sorted(past.intermediate_values), past.intermediate_values
+            best_so_far = accumulate((values[step] for step in steps), max)
+            for step, value in zip(steps, best_so_far, strict=True):
                 self._brackets[0].on_result(_Past(past.number), step, value)
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:

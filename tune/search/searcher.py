@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from ray.tune import Stopper
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.config.trial import TrialSettings
-from tune.names import DOES_NOT_FIT, METRIC, PAPER_DEFAULT, TIME, is_final
+from tune.config.trial import PAPER_STEPS, TrialSettings
+from tune.names import BEST, DOES_NOT_FIT, METRIC, PAPER_DEFAULT, TIME, is_final
 from tune.search.space import Space
 
 _REFUSED = "refused"
@@ -95,6 +95,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         settings = {name: proposed[name] for name in TrialSettings.names() if name in proposed}
         trial = self._ot_trials[trial_id]
         is_default = bool(trial.user_attrs.get(PAPER_DEFAULT))
+        if is_default:
+            settings["steps"] = min(settings["steps"], PAPER_STEPS)
         return {"number": trial.number, "settings": settings, PAPER_DEFAULT: is_default}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -113,7 +115,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how the trial ended: complete, pruned on the way, or failed.
+        """Tell the study how the trial ended: complete with its best score, pruned, or failed.
 
         One that did not fit into memory counts as pruned: the sampler learns nothing of failures.
         A trial that ends because the sweep does is not told: a resumed sweep continues it.
@@ -127,7 +129,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         elif error or result is None or value is None or not math.isfinite(value):
             self.study.tell(trial, state=TrialState.FAIL)
         elif is_final(result):
-            self.study.tell(trial, value)
+            self.study.tell(trial, result.get(BEST, value))
         else:
             self.on_trial_result(trial_id, result)
             self.study.tell(trial, state=TrialState.PRUNED)

@@ -23,7 +23,7 @@ class Space:
 
     factors: tuple[Pair, ...]
     learning_rate: tuple[float, float]
-    steps: tuple[int, ...]
+    steps: int
     targets: tuple[str, ...]
     init: tuple[str, ...]
     seed: int = 0
@@ -35,19 +35,18 @@ class Space:
             "a1": a1,
             "a2": a2,
             "learning_rate": trial.suggest_float("learning_rate", *self.learning_rate, log=True),
-            "steps": self.steps[trial.suggest_int("steps_index", 0, len(self.steps) - 1)],
+            "steps": self.steps,
             "targets": trial.suggest_categorical("targets", self.targets),
             "init": trial.suggest_categorical("init", self.init),
             "seed": self.seed,
         }
 
     def paper_default(self) -> dict[str, Any]:
-        """Optuna parameters of the paper's setting at full length, each the nearest allowed."""
+        """Optuna parameters of the paper's setting, each the nearest allowed."""
         low, high = self.learning_rate
         return {
             "factors_index": self.factors.index(nearest_pair((PAPER.a1, PAPER.a2), self.factors)),
             "learning_rate": min(max(PAPER.learning_rate, low), high),
-            "steps_index": len(self.steps) - 1,
             "targets": PAPER.targets if PAPER.targets in self.targets else self.targets[0],
             "init": PAPER.init if PAPER.init in self.init else self.init[0],
         }
@@ -62,14 +61,8 @@ def make_space(config: SweepConfig, factors: Iterable[Pair]) -> Space:
     return Space(
         factors=tuple(sorted(factors, key=lambda pair: (pair[0] * pair[1], pair[0]))),
         learning_rate=config.learning_rate,
-        steps=_lengths(config.steps, config.eval_every),
+        steps=config.steps,
         targets=config.targets,
         init=config.init,
         seed=config.seed,
     )
-
-
-def _lengths(steps: int, eval_every: int) -> tuple[int, ...]:
-    """Half, three quarters and all of the steps, each up to its next evaluation."""
-    num_evals = (-(-quarters * steps // (4 * eval_every)) for quarters in (2, 3, 4))
-    return tuple(sorted({min(n * eval_every, steps) for n in num_evals}))

@@ -31,12 +31,12 @@ class Recorder:
         self._thread.shutdown(wait=True)
 
     def log_report(self, run_id: str, report: Any, adapter: Path | None = None) -> None:
-        """Have a report written, and with an evaluation the adapter as its file is now.
+        """Have a report written, and with the best evaluation the adapter as its file is now.
 
         An evaluation first waits for all earlier records of its trial.
         Raises: what went wrong with one of them.
         """
-        if adapter is not None or any(map(_has_failed, self._waiting[run_id])):
+        if report.is_evaluation or any(map(_has_failed, self._waiting[run_id])):
             self.deliver(run_id)
         kept = None if adapter is None else _keep(adapter)
         self._waiting[run_id].append(self._thread.submit(self._write, run_id, report, kept))

@@ -169,8 +169,8 @@ class Slot:
         The search hears of a report while it is recorded, of the last one only thereafter.
         """
         job, run_id = active.job, active.run_id
-        is_last = report.step >= job.payload["settings"]["steps"]
-        adapter = self._config.folder / job.key / ADAPTER_FILE if report.is_evaluation else None
+        is_last = report.is_last
+        adapter = self._config.folder / job.key / ADAPTER_FILE if report.is_best else None
         self._recorder.log_report(run_id, report, adapter)
         if report.is_evaluation:
             check_finite(report.metrics)
@@ -182,8 +182,8 @@ class Slot:
         return bool(ray.get(told)) and not is_last
 
     def _draw_sheet(self, job: Job) -> None:
-        """Put the last images of the best trials onto one picture."""
-        trials = [(label, self._tracker.last_images(run)) for label, run in job.payload["trials"]]
+        """Put the best images of the best trials onto one picture."""
+        trials = [(label, self._tracker.best_images(run)) for label, run in job.payload["trials"]]
         sheet = self._module.best_sheet(self._resident, trials)
         self._tracker.log_picture(job.payload["sweep_run"].parent_id, sheet, "contact_sheet.png")
 

@@ -36,10 +36,10 @@ def conclude(
 
 
 def sheet_job(sweep_run: SweepRun, rows: Sequence[Row]) -> Job:
-    """The job that draws the best finished trials, and the paper's default beside them."""
-    finished = [row for row in rows if row.state == "finished" and row.balance is not None]
-    shown = finished[:NUM_ON_SHEET]
-    shown += [row for row in finished[NUM_ON_SHEET:] if row.is_paper_default]
+    """The job that draws the best trials, and the paper's default beside them."""
+    scored = [row for row in rows if row.has_ended and row.balance is not None]
+    shown = scored[:NUM_ON_SHEET]
+    shown += [row for row in scored[NUM_ON_SHEET:] if row.is_paper_default]
     trials = [(_label(row), row.run_id) for row in shown]
     return Job(key="sheet", kind="sheet", payload={"sweep_run": sweep_run, "trials": trials})
 

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.names import METRIC, TIME, is_final
+from tune.names import BEST, METRIC, TIME, is_final
 from tune.slots.trial import trial_key
 
 REFRESH_S = 0.5
@@ -98,8 +98,8 @@ class Progress(Callback):  # type: ignore[misc]
         settings = trial.config["settings"]
         _, result = self._running.pop(key, (settings, {}))  # none if its actor was never created
         self._ended[key] = state
-        score = result.get(METRIC)
-        if state == "finished" and score is not None:
+        score = result.get(BEST)
+        if state != "failed" and score is not None:
             scored = (score, trial.config["number"])
             self._best = max(self._best or scored, scored)
         said = "" if score is None else f"  {METRIC} {score:.3f}"

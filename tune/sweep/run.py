@@ -236,7 +236,9 @@ class _Sweep:
 def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: Any) -> SlotConfig:
     return SlotConfig(
         broker=broker,
-        experiment=replace(config.experiment, eval_every=config.eval_every),
+        experiment=replace(
+            config.experiment, eval_every=config.eval_every, patience=config.patience
+        ),
         choices=Choices(factors=config.factors, max_params=config.max_params),
         experiment_module=config.experiment_module,
         tracking_uri=config.tracking(),

@@ -15,13 +15,13 @@ from evals.scorer import Evaluation, photo_images
 from evals.sheet import contact_sheet
 from krona.adapter.inject import make_adapter
 from krona.diffusion.sample import image_does_not_fit
-from krona.exchange.adapter_file import save_adapter
+from krona.exchange.adapter_file import load_adapter, save_adapter
 from krona.train.data import prepare_data
 from krona.train.loop import advance
 from krona.train.run import Record, Run
 from krona.train.state import TrainState, averaged
 from tune.config.trial import TrialSettings
-from tune.names import image_key
+from tune.names import BEST, BEST_STEP, METRIC, best_scores, image_key
 from tune.trials.resident import Resident as Resident  # a slot loads it by the experiment's name
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -36,6 +36,10 @@ class Report:
     metrics: dict[str, float]
     images: tuple[tuple[str, Image.Image], ...] = ()
     is_evaluation: bool = False
+    is_best: bool = False
+    """Whether no evaluation before was better: its adapter is kept."""
+    is_last: bool = False
+    """Whether the trial ends here: with its steps, or its patience."""
 
 
 def best_sheet(
@@ -60,6 +64,8 @@ class Trial:
     settings: TrialSettings
     run: Run
     workdir: Path
+    best: tuple[float, int] | None = None
+    """The best balance of its evaluations, and the step where it was."""
     untold: Record | Exception | None = None
     """What its last steps gave, until it is reported."""
 
@@ -71,7 +77,7 @@ def start_trial(
 
     Args:
         settings: fields of TrialSettings.
-        workdir: gets adapter.safetensors and state.safetensors at each evaluation.
+        workdir: gets state.safetensors at each evaluation, adapter.safetensors at the best.
         resume: continue from workdir's state, if there is one; the result is bit-equal.
     Raises: KronaError for bad settings.
     """
@@ -83,7 +89,16 @@ def start_trial(
     path = workdir / STATE_FILE
     is_resumed = resume and path.exists()
     state = TrainState.load(path, adapter, config) if is_resumed else TrainState(adapter, config)
-    return Trial(settings=trial, run=Run(data, state, config), workdir=workdir)
+    best = _kept(workdir / ADAPTER_FILE) if is_resumed else None
+    return Trial(settings=trial, run=Run(data, state, config), workdir=workdir, best=best)
+
+
+def _kept(path: Path) -> tuple[float, int] | None:
+    """What an adapter was kept for: its balance and step."""
+    if not path.exists():
+        return None
+    _, manifest = load_adapter(path)
+    return None if manifest.balance is None else (manifest.balance, manifest.steps)
 
 
 def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report | Exception | None]:
@@ -125,7 +140,7 @@ def run_experiment(
             raise outcome
         if outcome is not None:
             yield outcome
-        is_done = trial.run.is_done
+            is_done = outcome.is_last
 
 
 def _is_evaluated(resident: Resident, trial: Trial) -> bool:
@@ -151,27 +166,42 @@ def _evaluate(resident: Resident, trials: Sequence[Trial]) -> dict[int, Evaluati
 def _outcome(
     resident: Resident, trial: Trial, evaluation: Evaluation | None
 ) -> Report | Exception | None:
-    """Tell what is untold; at an evaluation also save adapter and state."""
+    """Tell what is untold; at an evaluation also save the state, and the adapter if it is best."""
     record, trial.untold = trial.untold, None
     if isinstance(record, Exception):
         return record
     metrics = {} if record is None else _metrics(record)
-    step = trial.run.state.step
     if evaluation is None:
-        return None if record is None else Report(step=step, metrics=metrics)
-    adapter = trial.run.state.adapter
+        return None if record is None else Report(step=trial.run.state.step, metrics=metrics)
     try:
-        manifest = resident.manifest(trial.settings, step=step)
-        with averaged([trial.run.state]):
-            save_adapter(trial.workdir / ADAPTER_FILE, adapter.state_dict(), manifest)
-        trial.run.state.save(trial.workdir / STATE_FILE)
+        return _evaluated(resident, trial, metrics, evaluation)
     except Exception as error:
         return error
+
+
+def _evaluated(
+    resident: Resident, trial: Trial, metrics: dict[str, float], evaluation: Evaluation
+) -> Report:
+    """The report of an evaluation, once state and best adapter are saved."""
+    state, scores = trial.run.state, evaluation.metrics()
+    balance, step = scores[METRIC], state.step
+    best = trial.best
+    is_best = best is None or balance >= best[0]
+    if best is None or is_best:
+        manifest = resident.manifest(trial.settings, step=step, balance=balance)
+        with averaged([state]):
+            save_adapter(trial.workdir / ADAPTER_FILE, state.adapter.state_dict(), manifest)
+        trial.best = best = balance, step
+        scores |= best_scores(scores)
+    state.save(trial.workdir / STATE_FILE)
+    scores |= dict(zip((BEST, BEST_STEP), best, strict=True))
     return Report(
         step=step,
-        metrics=metrics | evaluation.metrics() | {"num_params": adapter.num_params},
+        metrics=metrics | scores | {"num_params": state.adapter.num_params},
         images=_keyed_images(evaluation),
         is_evaluation=True,
+        is_best=is_best,
+        is_last=trial.run.is_done or resident.is_out_of_patience(step - best[1], trial.settings),
     )
 
 

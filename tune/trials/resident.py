@@ -117,6 +117,11 @@ class Resident:
         """Steps between evaluations: as configured, or a quarter of the trial's steps."""
         return self.config.eval_every or quarter(settings.steps)
 
+    def is_out_of_patience(self, num_steps: int, settings: TrialSettings) -> bool:
+        """Whether a trial ends that has gone `num_steps` without a better balance."""
+        patience = self.config.patience or 0
+        return patience > 0 and num_steps >= patience * self.eval_every(settings)
+
     def pack_size(self) -> int:
         """How many trials train fastest together here, measured with about the paper's adapter."""
         a1, a2 = nearest_pair((PAPER.a1, PAPER.a2), self.factors)
@@ -126,7 +131,7 @@ class Resident:
             self.base, data, config, most=MOST_PACKED, budget_bytes=self.budget_bytes
         )
 
-    def manifest(self, settings: TrialSettings, *, step: int) -> Manifest:
+    def manifest(self, settings: TrialSettings, *, step: int, balance: float) -> Manifest:
         """What an adapter file says of where it comes from."""
         base, subject = self.base, self.subject
         return Manifest(
@@ -142,6 +147,7 @@ class Resident:
             steps=step,
             seed=settings.seed,
             learning_rate=settings.learning_rate,
+            balance=balance,
         )
 
 

@@ -10,7 +10,7 @@ from krona.adapter.layers import AdapterConfig
 from krona.errors import KronaError
 from krona.exchange.adapter_file import Manifest, save_adapter
 from krona.exchange.origin import Origin
-from tune.names import image_key
+from tune.names import best_scores, image_key
 from tune.records.adapted import base_of, find_adapter, find_showcase
 from tune.records.tracking import Tracker
 
@@ -55,9 +55,10 @@ def test_a_run_shows_its_last_scores_and_the_last_image_of_each_prompt(tmp_path:
     tracker.log_adapter(run, path)
     white, black = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
     beach, blue = map(image_key, ("an ohwx toy on the beach", "a blue ohwx toy"))
-    scores = {"balance": 0.25, "toyvit": 0.3, "train_loss": 1.0}
-    tracker.log_report(run, 9, scores, [(beach, black), (blue, black)])
-    tracker.log_report(run, 10, {"balance": 0.5}, [(beach, white)])
+    scores = {"balance": 0.5, "toyvit": 0.3, "train_loss": 1.0}
+    best = best_scores(scores) | {"best_step": 9}
+    tracker.log_report(run, 9, scores | best, [(beach, white), (blue, black)])
+    tracker.log_report(run, 10, {"balance": 0.25}, [(beach, black), (blue, white)])
     showcase = find_showcase(run, tracking_uri=tracker.uri)
     assert showcase.scores == {"balance": 0.5, "toyvit": 0.3}
     shown = [(prompt, image.getpixel((0, 0))) for prompt, image in showcase.samples]

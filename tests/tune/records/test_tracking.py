@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from krona.errors import KronaError
-from tune.names import SweepRun, artifact_root, image_key, resolve_tracking_uri
+from tune.names import SweepRun, artifact_root, best_scores, image_key, resolve_tracking_uri
 from tune.records.plots import parallel_coordinates, scores_by_parameters
 from tune.records.ranking import best, rank
 from tune.records.table import ranking_table
@@ -55,7 +55,8 @@ def adapter_file(folder: Path) -> Path:
 
 def score(tracker: Tracker, sweep: SweepRun, key: str, balance: float, state: str) -> str:
     run_id = tracker.trial_run(sweep, key, SETTINGS)
-    tracker.log_report(run_id, 20, {"balance": balance, "num_params": 1536})
+    told = {"balance": balance, "best_balance": balance, "best_step": 20, "num_params": 1536}
+    tracker.log_report(run_id, 20, told)
     tracker.end(run_id, state)
     return run_id
 
@@ -113,8 +114,21 @@ def test_prompts_of_any_letters_and_length_have_images_of_their_own(tracker):
     prompts += [long + "red", long + "blue", "a sks toy", "a sks toy!", "a sks_toy"]
     run_id = tracker.trial_run(start(tracker, "letters"), "000", SETTINGS)
     tracker.log_report(run_id, 1, {"balance": 0.5}, [(image_key(p), WHITE) for p in prompts])
-    assert set(tracker.last_images(run_id)) == {image_key(p) for p in prompts}
+    assert set(tracker.best_images(run_id)) == {image_key(p) for p in prompts}
     assert len({image_key(p) for p in prompts}) == len(prompts)
+
+
+def test_images_and_scores_are_those_of_the_best_evaluation(tracker):
+    run_id = tracker.trial_run(start(tracker, "best"), "000", SETTINGS)
+    for step, balance, colour in ((10, 0.7, "red"), (20, 0.6, "blue")):
+        told = {"balance": balance, "clip_t": balance}
+        if step == 10:
+            told |= best_scores(told)
+        told |= {"best_balance": 0.7, "best_step": 10}
+        tracker.log_report(run_id, step, told, [("a_sks_toy", Image.new("RGB", (8, 8), colour))])
+    (image,) = tracker.best_images(run_id).values()
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+    assert tracker.scores(run_id) == {"balance": 0.7, "clip_t": 0.7}
 
 
 def test_adapter_comes_back_byte_for_byte_with_a_readable_manifest(tracker, client, tmp_path):
@@ -232,21 +246,21 @@ def test_a_subject_of_any_letters_gets_a_champion(tracker, tmp_path):
     assert tracker.download_adapter("krona-Müsli 2_b-c@champion").exists()
 
 
-def test_ranking_puts_finished_trials_first_and_the_best_on_top(tracker, tmp_path):
+def test_ranking_puts_the_best_evaluation_on_top_and_failed_trials_last(tracker, tmp_path):
     sweep = start(tracker, "ranking")
     score(tracker, sweep, "000", 0.4, "finished")
     score(tracker, sweep, "001", 0.9, "pruned")
     score(tracker, sweep, "002", 0.6, "finished")
     tracker.end(tracker.trial_run(sweep, "003", SETTINGS), "failed")
     rows = rank(tracker, sweep.parent_id)
-    assert [row.key for row in rows] == ["002", "000", "001", "003"]
+    assert [row.key for row in rows] == ["001", "002", "000", "003"]
     champion = best(rows)
     assert champion is not None
-    assert (champion.key, champion.num_params, champion.balance) == ("002", 1536, 0.6)
+    assert (champion.key, champion.num_params, champion.balance) == ("001", 1536, 0.9)
     console = Console(record=True, width=160)
     console.print(ranking_table(rows))
     shown = [line.split()[0] for line in console.export_text().splitlines() if "qkvo" in line]
-    assert shown == ["002", "000", "001", "003"]
+    assert shown == ["001", "002", "000", "003"]
     for draw in (parallel_coordinates, scores_by_parameters):
         with Image.open(draw(rows, tmp_path / "plot.png")) as plot:
             assert plot.width > 800

@@ -26,7 +26,8 @@ def open_search(tmp_path):
 
 
 def result(step: int, balance: float, *, is_final: bool = False) -> dict:
-    return {"step": step, "balance": balance, "is_final": is_final, "training_iteration": 1}
+    scores = {"balance": balance, "best_balance": balance}
+    return {"step": step, **scores, "is_final": is_final, "training_iteration": 1}
 
 
 def states(search: StudySearch) -> list[TrialState]:
@@ -63,6 +64,20 @@ def test_a_trial_ends_as_what_it_achieved(open_search):
     assert states(search) == [TrialState.COMPLETE, pruned, fail, fail, fail]
     assert search.study.trials[0].value == 0.8
     assert search.study.trials[1].intermediate_values == {5: 0.1}
+
+
+def test_a_finished_trial_is_worth_its_best_evaluation(open_search):
+    search = open_search()
+    search.suggest("a")
+    search.on_trial_result("a", result(10, 0.7))
+    search.on_trial_complete("a", result(20, 0.6, is_final=True) | {"best_balance": 0.7})
+    assert search.study.trials[0].value == 0.7
+
+
+def test_the_papers_default_has_no_more_than_its_own_steps(tmp_path):
+    space = make_space(SweepConfig(steps=2000), VALID_FACTORS)
+    search = StudySearch(space, tmp_path / "long.db", Stop(), trials=16, seed=0)
+    assert [search.suggest(name)["settings"]["steps"] for name in "ab"] == [1000, 2000]
 
 
 def test_results_without_a_score_or_after_the_end_change_nothing(open_search):
@@ -158,6 +173,15 @@ def test_pruner_stops_the_lower_half_at_a_quarter_and_never_the_default(open_sea
     assert made == {"a": go, "b": go, "c": stop, "d": go}
     made = decisions(pruner, 10, {"b": 0.6, "a": 0.5})
     assert made == {"b": go, "a": stop}
+
+
+def test_pruner_goes_by_the_best_evaluation_so_far(open_search):
+    pruner = Pruner(open_search().study, max_steps=20)
+    decisions(pruner, 5, {"a": 0.6, "b": 0.5})
+    trial = tune_trial("c")
+    pruner.on_trial_add(None, trial)
+    fallen = result(5, 0.1) | {"best_balance": 0.7}
+    assert pruner.on_trial_result(None, trial, fallen) == TrialScheduler.CONTINUE
 
 
 def test_pruner_ignores_reports_without_a_score(open_search):

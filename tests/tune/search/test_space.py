@@ -4,7 +4,7 @@ import optuna
 from standin import VALID_FACTORS
 
 from tune.config.sweep import SweepConfig
-from tune.config.trial import ExperimentConfig, TrialSettings
+from tune.config.trial import TrialSettings
 from tune.search.space import make_space
 
 
@@ -12,38 +12,19 @@ def test_factor_index_counts_pairs_by_their_product():
     space = make_space(SweepConfig(steps=200), [(4, 64), (2, 2), (1, 8), (2, 4), (1, 4)])
     assert space.factors == ((1, 4), (2, 2), (1, 8), (2, 4), (4, 64))
     trial = optuna.trial.FixedTrial(
-        {"factors_index": 3, "learning_rate": 1e-3, "steps_index": 0, "targets": "kv"}
-        | {"init": "normal"}
+        {"factors_index": 3, "learning_rate": 1e-3, "targets": "kv"} | {"init": "normal"}
     )
     settings = space(trial)
     assert settings == {
         "a1": 2,
         "a2": 4,
         "learning_rate": 1e-3,
-        "steps": 100,
+        "steps": 200,
         "targets": "kv",
         "init": "normal",
         "seed": 0,
     }
     TrialSettings.from_dict(settings)
-
-
-def test_steps_are_the_last_three_quarters_of_any_length():
-    lengths = {steps: make_space(SweepConfig(steps=steps), [(1, 1)]).steps for steps in (160, 5, 1)}
-    assert lengths == {160: (80, 120, 160), 5: (4, 5), 1: (1,)}
-
-
-def test_steps_end_at_an_evaluation():
-    def lengths(eval_every: int) -> tuple[int, ...]:
-        experiment = ExperimentConfig(eval_every=eval_every)
-        return make_space(SweepConfig(steps=100, experiment=experiment), [(1, 1)]).steps
-
-    assert [lengths(n) for n in (10, 25, 30, 100)] == [
-        (50, 80, 100),
-        (50, 75, 100),
-        (60, 90, 100),
-        (100,),
-    ]
 
 
 def test_paper_default_is_what_its_scripts_run_at_full_length():

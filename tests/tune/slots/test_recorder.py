@@ -89,7 +89,9 @@ def run_ids(tracker: Tracker, sweep_run: SweepRun) -> list[str]:
 
 
 def report(step: int, images: Any = ()) -> standin.Report:
-    return standin.Report(step=step, metrics={"train_loss": 1 / step}, images=images)
+    return standin.Report(
+        step=step, metrics={"train_loss": 1 / step}, images=images, is_evaluation=bool(images)
+    )
 
 
 def adapter_file(folder: Path, value: int) -> Path:
@@ -117,7 +119,7 @@ def test_the_caller_goes_on_while_a_report_is_written(tracker, client, run_ids):
         gate.set()
         recorder.deliver(run_ids[0])
         assert steps(client, run_ids[0]) == [1]
-        assert set(tracker.last_images(run_ids[0])) == {"a_sks_toy"}
+        assert set(tracker.best_images(run_ids[0])) == {"a_sks_toy"}
 
 
 def test_records_of_all_trials_are_written_in_the_order_in_which_they_came(tracker, run_ids):
@@ -312,11 +314,11 @@ def test_the_ranking_waits_for_what_slots_still_record(tracker, sweep_run, run_i
     folder, config = open_folder(config)
     (folder.trials / "000").mkdir(parents=True)
     adapter_file(folder.trials / "000", 10)
-    tracker.log_report(run_ids[0], 10, {"balance": 0.5}, IMAGES)
+    tracker.log_report(run_ids[0], 10, {"best_balance": 0.5}, IMAGES)
     for run_id, state in zip(run_ids, ("finished", "pruned"), strict=True):
         tracker.end(run_id, state)
     broker = SimpleNamespace(
-        settled=Remote(lambda: tracker.log_report(run_ids[1], 5, {"balance": 0.25})),
+        settled=Remote(lambda: tracker.log_report(run_ids[1], 5, {"best_balance": 0.25})),
         submit=Remote(lambda job: None),
         next_report=Remote(lambda key: None),
     )
