@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from evals.sources import TOYLAND, check_clip, check_dino
 from krona.base.memory import in_parts
 from krona.base.quiet import check_weights, quiet_loaders
 from krona.errors import KronaError
 from krona.toyland.embedded import ENCODER, SCORER, intact
 
-TOYLAND = "toyland"
 _HASHED_VALUES_PER_TENSOR = 1024
 
 
@@ -107,17 +107,13 @@ def load_clip(source: str, *, device: str = "cpu") -> ClipEncoder:
     """
     import open_clip
 
+    check_clip(source, open_clip.list_models())
     folder = intact(SCORER) if source == TOYLAND else Path(source)
     model_name, _, pretrained = source.partition(":")
     if folder.is_dir():
         name, settings = f"local-dir:{folder}", {}
-    elif model_name in open_clip.list_models():
-        name, settings = model_name, clip_settings(model_name, pretrained or "openai")
     else:
-        raise KronaError(
-            f"scorer '{source}' is neither 'toyland', a folder with open_clip_config.json, "
-            "nor one of open_clip's models; 'ViT-B-32:openai' is the usual choice"
-        )
+        name, settings = model_name, clip_settings(model_name, pretrained or "openai")
     try:
         model, preprocess = open_clip.create_model_from_pretrained(name, **settings)
         tokenizer = open_clip.get_tokenizer(name)
@@ -158,6 +154,7 @@ def load_dino(source: str, *, device: str = "cpu") -> DinoEncoder:
             "timm:NAME" ("timm:vit_small_patch16_224.dino").
     Raises: KronaError if its weights cannot be read, or some are missing.
     """
+    check_dino(source)
     folder = intact(ENCODER) if source == TOYLAND else source
     try:
         if source.startswith("timm:"):

@@ -11,10 +11,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from krona.errors import KronaError
+from krona.subject.folder import CAPTION, image_paths
 
 MIN_SIDE_PX = 8
-_COMPANIONS = {".toml", ".md"}  # files that belong beside the photos: no warning
-_CAPTION = ".txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ def load_photos(folder: Path, *, resolution: int) -> Photos:
         8 pixels.
     Warns: of files that are no images, and of images smaller than `resolution`.
     """
-    paths = _image_paths(folder)
+    paths = image_paths(folder)
     images = [_square(_open(path), path, resolution) for path in paths]
     arrays = [np.asarray(image) for image in images]
     stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
@@ -52,23 +51,8 @@ def load_photos(folder: Path, *, resolution: int) -> Photos:
     )
 
 
-def _image_paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise KronaError(f"photos folder {folder} does not exist; give a folder with 3-6 photos")
-    known = {end for end, form in Image.registered_extensions().items() if form in Image.OPEN}
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    images = [path for path in files if path.suffix.lower() in known]
-    captions = {path.with_suffix(_CAPTION) for path in images}
-    for path in files:
-        if path not in captions.union(images) and path.suffix.lower() not in _COMPANIONS:
-            warnings.warn(f"{path} is no image that can be read; it is left out", stacklevel=3)
-    if not images:
-        raise KronaError(f"photos folder {folder} holds no image; put 3-6 photos there (PNG, JPEG)")
-    return images
-
-
 def _caption(photo: Path) -> str | None:
-    path = photo.with_suffix(_CAPTION)
+    path = photo.with_suffix(CAPTION)
     if not path.exists():
         return None
     try:

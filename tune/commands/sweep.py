@@ -8,11 +8,15 @@ def sweep(config: SweepConfig) -> None:
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """
-    from tune.records.table import table_console
-    from tune.sweep.run import print_summary, run_sweep
-    from tune.trials.checks import check_folder
+    from tune.trials.checks import check_experiment, check_folder
 
     check_folder(config.storage, "--storage")
+    if not config.resume:  # it goes on with what it was started with
+        check_experiment(config.experiment)
+
+    from tune.records.table import table_console
+    from tune.sweep.run import print_summary, run_sweep
+
     console = table_console()
     result = run_sweep(config, console)
     print_summary(result, console)

@@ -24,10 +24,13 @@ def train(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tune.trials.checks import check_folder
-    from tune.trials.experiment import ADAPTER_FILE, Report, Resident, run_experiment
+    from tune.trials.checks import check_experiment, check_folder
 
     check_folder(output, "--output")
+    check_experiment(experiment)
+
+    from tune.trials.experiment import ADAPTER_FILE, Report, Resident, run_experiment
+
     console = Console()
     with console.status("loading the checkpoint and calibrating the scorer"):
         resident = Resident.load(experiment, trial)

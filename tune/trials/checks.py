@@ -1,9 +1,15 @@
-"""What a command is told to use, tried before it loads anything: folders to write to."""
+"""What a command is told to use, tried before it loads anything: nothing heavy is imported."""
 
 import os
+import warnings
 from pathlib import Path
 
+from evals.sources import check_clip, check_dino
+from krona.base.families import check_components, locate, pipeline_family
 from krona.errors import KronaError
+from krona.subject.folder import image_paths
+from krona.subject.subject import load_subject
+from tune.config.trial import ExperimentConfig
 
 
 def check_folder(folder: Path, option: str) -> None:
@@ -13,3 +19,25 @@ def check_folder(folder: Path, option: str) -> None:
         raise KronaError(f"{option} {folder}: {there} is a file; name a folder")
     if not os.access(there, os.W_OK):
         raise KronaError(f"{option} {folder}: {there} cannot be written to; name another folder")
+
+
+def check_experiment(config: ExperimentConfig) -> None:
+    """Raise KronaError for a base, a subject, photos or an encoder that are not there.
+
+    What is in them is read when they are loaded.
+    """
+    base = locate(config.base)
+    if base.is_dir():
+        check_components(base, pipeline_family(base))
+    subject = load_subject(
+        config.subject_name,
+        photos=config.photos,
+        class_noun=config.class_noun,
+        identifier=config.identifier,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when the photos are read
+        image_paths(subject.photos_dir)
+    check_clip(config.clip_source)
+    if config.dino_source:
+        check_dino(config.dino_source)
