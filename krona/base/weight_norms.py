@@ -10,6 +10,8 @@ from krona.base.content_hash import content_hash
 from krona.base.families import identity_files, locate, pipeline_family
 from krona.errors import KronaError
 
+_TEXT_PREFIX = "text_model."  # CLIP's files have it; since transformers 5 its modules do not
+
 
 def weight_norms(source: str, paths: Iterable[str], *, base_hash: str) -> dict[str, float]:
     """The Frobenius norm of each layer's frozen weight, read one by one: no model is built.
@@ -47,13 +49,15 @@ def _locate_weight(path: str) -> tuple[str, str]:
         return "unet", f"{path}.weight"
     component, _, rest = path.partition(".")
     assert component in TEXT_ENCODERS
-    return component, f"{rest}.weight"
+    return component, f"{rest.removeprefix(_TEXT_PREFIX)}.weight"
 
 
 def _norms(folder: Path, keys: dict[str, str]) -> dict[str, float]:
     norms: dict[str, float] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            for key in keys.keys() & weights.keys():
-                norms[keys[key]] = float(weights.get_tensor(key).float().norm())
+            for name in weights.keys():  # noqa: SIM118  (it is no mapping)
+                path = keys.get(name.removeprefix(_TEXT_PREFIX))
+                if path is not None:
+                    norms[path] = float(weights.get_tensor(name).float().norm())
     return norms

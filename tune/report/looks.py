@@ -14,7 +14,7 @@ from tune.report.gather import Trial
 
 CHAMPION, FINISHED, PRUNED, FAILED, DEFAULT = "#e8590c", "#3b82d9", "#8b95a5", "#d6336c", "#2f9e6e"
 PROJECTIONS = {"q": "#3b82d9", "k": "#2f9e6e", "v": "#e8590c", "o": "#9b5de5"}
-SEQUENTIAL = [[0, "#e9eef7"], [0.5, "#7aa8e0"], [1, "#e8590c"]]
+SEQUENTIAL = [[0, "#fdf3ec"], [0.5, "#f7a46b"], [1, "#d9480f"]]
 MARGIN = {"l": 56, "r": 16, "t": 28, "b": 48}
 
 

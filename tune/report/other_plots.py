@@ -100,8 +100,8 @@ def _ratio_plot(ratios: Mapping[tuple[str, str], float]) -> Plot:
         alt=f"Heat map of the update's norm relative to the frozen weights. Largest: {block} "
         f"{projection}, {largest:.3f}.",
         note=f"The update against the weights that it is added to; largest {largest:.3f} at "
-        f"{block} {projection}, median {median(ratios.values()):.3f}. Near 1 the base's own "
-        "knowledge of that layer is overwritten.",
+        f"{block} {projection}, median {median(ratios.values()):.3f}. At 1 an update is as large "
+        "as the weights themselves.",
         figure=_heat_map(ratios, ".2f"),
     )
 

@@ -30,14 +30,7 @@ def _slices(trials: Sequence[Trial], champion: Trial | None) -> Plot:
             )
             trace.update(legendgroup=kind, showlegend=number == 0)
             made.add_trace(trace, row=row, col=column)
-        if name in LOG_AXES:
-            ticks = sorted({float(get(trial.row)) for trial in trials})
-            is_factor = LOG_AXES[name] == 2
-            named = {"tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
-            shown = named if is_factor else {"dtick": 1, "tickformat": ".0e"}
-            made.update_xaxes(type="log", row=row, col=column, **shown)
-        elif name != "steps":
-            made.update_xaxes(type="category", row=row, col=column)
+        made.update_xaxes(**_axis(name, [get(trial.row) for trial in trials]), row=row, col=column)
     made.update_layout(template="none", **look(height=520))
     made.update_layout(legend={"y": -0.1, "yanchor": "top"}, margin={"b": 64})
     made.update_yaxes(title_text="balance", col=1)
@@ -51,6 +44,18 @@ def _slices(trials: Sequence[Trial], champion: Trial | None) -> Plot:
         figure=made,
         is_wide=True,
     )
+
+
+def _axis(name: str, found: Sequence[Any]) -> dict[str, Any]:
+    """An axis that names what was tried, as far as that is few values."""
+    if isinstance(found[0], str):
+        return {"type": "category"}
+    base = LOG_AXES.get(name)
+    if base == 10:
+        return {"type": "log", "dtick": 1, "tickformat": ".0e"}
+    ticks = sorted({float(value) for value in found})
+    named = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return {"type": "log" if base else "linear"} | named
 
 
 def _importances(trials: Sequence[Trial]) -> list[Plot]:
@@ -83,6 +88,7 @@ def _importances(trials: Sequence[Trial]) -> list[Plot]:
                 xaxis={"tickformat": ".0%", "rangemode": "tozero"},
                 yaxis={"automargin": True},
             ),
+            is_wide=True,
         )
     ]
 
