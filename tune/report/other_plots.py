@@ -138,6 +138,8 @@ def _spectra(layers: Sequence[Layer]) -> Plot:
     for column, spectra in enumerate(
         ({x.path: x.spectrum_a for x in layers}, {x.path: x.spectrum_b for x in layers}), 1
     ):
+        longest = max(map(len, spectra.values()))
+        made.update_xaxes(title_text="index", dtick=max(longest // 8, 1), row=1, col=column)
         for letter, colour in PROJECTIONS.items():
             chosen = [spectra[x.path] for x in layers if x.projection.endswith(letter)]
             if chosen:
@@ -145,7 +147,6 @@ def _spectra(layers: Sequence[Layer]) -> Plot:
                 made.add_trace(trace, row=1, col=column)
     made.update_layout(template="none", **look(height=360))
     made.update_layout(legend={"y": -0.24, "yanchor": "top"}, margin={"b": 84})
-    made.update_xaxes(title_text="index")
     made.update_yaxes(title_text="σ / σ₁", col=1)
     made.update_yaxes(rangemode="tozero")
     full_a, full_b = (

@@ -107,7 +107,7 @@ def test_every_section_is_there_with_its_numbers(page):
     plots = {"curves", "trade-off", "front", "slices", "importances", "timeline", "energy"}
     assert sections | plots | {"repeat", "spectra", "step"} <= ids
     assert "6 trials: 4 finished, 1 pruned, 1 failed" in parsed.text
-    assert "25 of 100 0.050 not above 0.250, the median of the 2 scored there before" in parsed.text
+    assert "25 of 100 0.050 not above 0.305, the median of the 2 scored there before" in parsed.text
     assert "On it, smallest first: 001 (712: 0.550), 000 (900: 0.610)." in parsed.text
     assert "Stable rank (‖·‖²/σ₁²), median: A 1.0 of 1, B 2.0 of 2." in parsed.text
     assert "‖ΔW‖ / ‖W‖ is left out: checkpoint 'toyland' is not the one" in parsed.text
