@@ -17,7 +17,6 @@ class Answer:
     prompt: str
     sure: tuple[str, ...]
     default: str
-    is_default: bool
 
 
 def make_answer(findings: Findings) -> Answer | None:
@@ -34,7 +33,6 @@ def make_answer(findings: Findings) -> Answer | None:
         prompt=number(champion.at_score("prompt")),
         sure=(_confidence(findings, champion), _margin(findings, champion)),
         default=_default(findings, champion),
-        is_default=champion.row.is_paper_default,
     )
 
 

@@ -1,6 +1,7 @@
 """What a report tells of: a sweep in MLflow in; its trials, champion and pictures out."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from evals.sheet import sheet_row
 from krona.errors import KronaError
 from krona.exchange.adapter_file import Manifest, load_adapter
 from krona.exchange.origin import Origin
+from krona.subject.photos import load_photos
+from krona.subject.subject import load_subject
 from tune.names import (
     BEST,
     BEST_STEP,
@@ -160,11 +163,6 @@ def _photos(
     subject: str, params: Mapping[str, str], sheet: Image.Image | None
 ) -> list[Image.Image]:
     """The subject's photos from their folder, or, where that is elsewhere, from the sheet."""
-    import warnings
-
-    from krona.subject.photos import load_photos
-    from krona.subject.subject import load_subject
-
     folder = params.get("photos", "None")
     noun = params.get("class_noun", "None")
     try:
