@@ -13,7 +13,7 @@ SWEEP_OPTIONS = $(if $(TRIALS),--trials $(TRIALS)) $(if $(STEPS),--steps $(STEPS
 	$(if $(CLASS),--class-noun "$(CLASS)") $(if $(BASE),--base "$(BASE)") \
 	$(if $(RESUME),--resume)
 
-.PHONY: help install sweep test check best ui export bench bench-gpu cluster-up cluster-down clean
+.PHONY: help install sweep test check best report ui export bench bench-gpu cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,9 @@ sweep: install  ## search the best adapter: TRIALS= STEPS= SUBJECT= PHOTOS= CLAS
 
 best: install  ## the ranking of the last sweep (SUBJECT=)
 	$(KRONA) best $(if $(SUBJECT),--subject "$(SUBJECT)") $(ARGS)
+
+report: install  ## the last sweep on one page: SWEEP=<name> ARGS=--open
+	$(KRONA) report $(SWEEP) $(ARGS)
 
 export: install  ## write the champion for another tool: FORMAT=kohya|lycoris|diffusers|peft|lora|merged|merged-file RUN=<id>
 	$(KRONA) export $(RUN) --format $(or $(FORMAT),kohya) $(if $(SUBJECT),--subject "$(SUBJECT)") $(ARGS)

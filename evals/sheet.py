@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from textwrap import fill
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 MARGIN_PX = 4
 LABEL_PX = 150
@@ -42,6 +42,25 @@ def contact_sheet(
             cell = picture.convert("RGB").resize((cell_px, cell_px), Image.Resampling.LANCZOS)
             sheet.paste(cell, (LABEL_PX + x * step, top))
     return sheet
+
+
+def sheet_row(
+    sheet: Image.Image, row: int, num_pictures: int, *, has_header: bool = True, cell_px: int = 128
+) -> list[Image.Image]:
+    """Cut the first pictures of a row out of what contact_sheet() laid out, as far as it has them.
+
+    An empty place, all white, ends the row.
+    """
+    step = cell_px + MARGIN_PX
+    top = (HEADER_PX if has_header else 0) + row * step
+    pictures = []
+    for x in range(min(num_pictures, (sheet.width - LABEL_PX) // step)):
+        left = LABEL_PX + x * step
+        cell = sheet.crop((left, top, left + cell_px, top + cell_px)).convert("RGB")
+        if top + cell_px > sheet.height or not ImageChops.invert(cell).getbbox():
+            break
+        pictures.append(cell)
+    return pictures
 
 
 def _wrap(text: str, width_px: int, num_lines: int) -> str:

@@ -13,6 +13,7 @@ from tune.commands.doctor import doctor
 from tune.commands.eval import evaluate
 from tune.commands.export import export
 from tune.commands.plan import plan
+from tune.commands.report import report
 from tune.commands.sample import sample
 from tune.commands.sweep import sweep
 from tune.commands.train import train
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sample": sample,
     "eval": evaluate,
     "best": best,
+    "report": report,
     "plan": plan,
     "export": export,
     "ui": ui,

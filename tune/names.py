@@ -61,6 +61,25 @@ class TrialRun:
     tags: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a run was told and when it ran, in seconds; `ended_s` is None while it runs."""
+
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    started_s: float
+    ended_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A number of a run: its step, and when it was written."""
+
+    step: int
+    value: float
+    time_s: float
+
+
 def check_name(what: str, name: str, option: str) -> None:
     """Raise KronaError for a name that not every part of a store takes as it is."""
     if not _NAME.fullmatch(name):
@@ -103,6 +122,16 @@ def newest_images(paths: Iterable[str], step: int | None = None) -> dict[str, st
             candidate = int(match["step"]), int(match["time"]), path
             found[match["key"]] = max(candidate, found.get(match["key"], candidate))
     return {key: path for key, (_, _, path) in found.items()}
+
+
+def images_by_step(paths: Iterable[str]) -> dict[tuple[str, int], str]:
+    """The path of the image under each key at each step, the newer one of two."""
+    found: dict[tuple[str, int], tuple[int, str]] = {}
+    for path in paths:
+        if match := _IMAGE.search(path):
+            at, candidate = (match["key"], int(match["step"])), (int(match["time"]), path)
+            found[at] = max(candidate, found.get(at, candidate))
+    return {at: path for at, (_, path) in found.items()}
 
 
 def resolve_tracking_uri(uri: str | None = None) -> str:

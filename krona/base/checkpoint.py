@@ -17,7 +17,7 @@ from krona.base.content_hash import content_hash
 from krona.base.families import (
     Family,
     check_components,
-    component_files,
+    identity_files,
     locate,
     pipeline_family,
 )
@@ -152,7 +152,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
     family = pipeline_family(folder)
     check_components(folder, family)
     pipeline = _pipeline(family, load_components(folder, family, dtype))
-    return pipeline, [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
+    return pipeline, identity_files(folder, family)
 
 
 def _freeze(

@@ -49,6 +49,11 @@ def component_files(folder: Path, family: Family) -> list[Path]:
     ]
 
 
+def identity_files(folder: Path, family: Family) -> list[Path]:
+    """The files whose content is a checkpoint's identity, in a fixed order."""
+    return [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
+
+
 def locate(source: str | Path, *, further: Iterable[str] = ()) -> Path:
     """The path of a checkpoint that load_base takes.
 

@@ -5,6 +5,7 @@ A sweep is a parent run in experiment `krona-<subject>`, each trial a child run 
 
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -19,12 +20,14 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors import safe_open
 
-from krona.errors import KronaError
+from krona.errors import KronaError, nearest
 from tune.names import (
     BEST_STEP,
     SCORES,
     SQLITE,
     PastSweep,
+    Point,
+    RunFacts,
     SweepRun,
     TrialRun,
     artifact_root,
@@ -178,20 +181,67 @@ class Tracker:
         else:
             found = self._client.get_experiment_by_name(experiment_name(subject))
             experiments = [found] if found else []
-        runs = self._client.search_runs(
-            [experiment.experiment_id for experiment in experiments],
-            f"tags.`{SWEEP_TAG}` LIKE '%'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-        )
+        runs = self._sweeps(experiments, max_results=1)
         if not runs:
             raise KronaError(
                 f"no sweep of {subject or 'any subject'} in {self.uri}; make one first"
             )
-        tags = runs[0].data.tags
-        return PastSweep(
-            run_id=runs[0].info.run_id, name=tags[SWEEP_TAG], subject=tags[SUBJECT_TAG]
+        return _past_sweep(runs[0])
+
+    def find_sweep(self, name: str) -> PastSweep:
+        """The newest sweep of that name, or the one whose parent run's id it is.
+
+        Raises: KronaError if there is none.
+        """
+        named = f"name LIKE '{experiment_name('%')}'"
+        sweeps = [
+            _past_sweep(run)
+            for run in self._sweeps(self._client.search_experiments(filter_string=named))
+        ]
+        for sweep in sweeps:
+            if name in (sweep.name, sweep.run_id):
+                return sweep
+        known = nearest(name, {sweep.name for sweep in sweeps})
+        raise KronaError(f"no sweep '{name}' in {self.uri}; {known}")
+
+    def facts(self, run_id: str) -> RunFacts:
+        """What a run was told, and when it ran."""
+        run = self._client.get_run(run_id)
+        ended = run.info.end_time
+        return RunFacts(
+            params=run.data.params,
+            tags=run.data.tags,
+            started_s=run.info.start_time / 1000,
+            ended_s=None if ended is None else ended / 1000,
         )
+
+    def curve(self, run_id: str, name: str) -> tuple[Point, ...]:
+        """All values of a metric by rising step, the last one of each; those that are finite."""
+        history = self._client.get_metric_history(run_id, name)
+        points = {m.step: m for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
+        return tuple(
+            Point(step=m.step, value=m.value, time_s=m.timestamp / 1000)
+            for m in points.values()
+            if math.isfinite(m.value)
+        )
+
+    def fetch(self, run_id: str, name: str, scratch: Path) -> Path | None:
+        """An artifact, or a folder of them, on this disk; None if the run has none of that name.
+
+        Args:
+            scratch: gets a copy, unless the store lies on this disk already.
+        """
+        is_here = self._client.get_run(run_id).info.artifact_uri.startswith(("file:", "/"))
+        try:
+            if is_here:
+                path = Path(self._client.download_artifacts(run_id, name))
+            else:
+                folder = scratch / run_id
+                folder.mkdir(parents=True, exist_ok=True)
+                path = Path(self._client.download_artifacts(run_id, name, str(folder)))
+        except (MlflowException, OSError):
+            return None
+        return path if path.exists() else None
 
     def register_champion(self, subject: str, run_id: str, adapter: Path, score: float) -> str:
         """Make an adapter a version of model `krona-<subject>`, alias champion; no pickle."""
@@ -249,6 +299,17 @@ class Tracker:
             images = (Image.open(path).convert("RGB") for path in paths)
             return dict(zip(newest, images, strict=True))
 
+    def _sweeps(self, experiments: Iterable[Experiment], *, max_results: int = 1000) -> list[Run]:
+        """Parent runs, the newest first."""
+        return list(
+            self._client.search_runs(
+                [experiment.experiment_id for experiment in experiments],
+                f"tags.`{SWEEP_TAG}` LIKE '%'",
+                max_results=max_results,
+                order_by=["attributes.start_time DESC"],
+            )
+        )
+
     def _run_id(self, name: str) -> str:
         model, found, alias = name.partition("@")
         if not found:
@@ -291,6 +352,11 @@ def _trial_run(run: Run) -> TrialRun:
         metrics=run.data.metrics,
         tags=tags,
     )
+
+
+def _past_sweep(run: Run) -> PastSweep:
+    tags = run.data.tags
+    return PastSweep(run_id=run.info.run_id, name=tags[SWEEP_TAG], subject=tags[SUBJECT_TAG])
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

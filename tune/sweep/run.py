@@ -27,7 +27,7 @@ from tune.slots.cluster import node_resources, ray_session, slots
 from tune.slots.plan import Plan, SlotConfig, make_plan, trials_at_once
 from tune.slots.trial import HEAD, run_trial
 from tune.sweep.callback import RunStates
-from tune.sweep.conclusion import conclude, sheet_job
+from tune.sweep.conclusion import conclude, log_report, sheet_job
 from tune.sweep.progress import Progress
 
 
@@ -211,6 +211,7 @@ class _Sweep:
             with self._console.status("drawing the best trials"):
                 conclude(tracker, sweep_run, self._folder, self._subject, rows)
                 self._draw_sheet(sweep_run, rows)
+                self._write_report(tracker, sweep_run)
         return SweepResult(
             name=self._folder.name,
             experiment=experiment_name(self._subject),
@@ -231,6 +232,14 @@ class _Sweep:
         except JobError as error:
             reason = str(error.cause)  # type: ignore[attr-defined]
             self._console.print(f"warning: no contact sheet: {reason}", markup=False)
+
+    def _write_report(self, tracker: Tracker, sweep_run: SweepRun) -> None:
+        """Keep a report; the search stands also without it."""
+        try:
+            log_report(tracker, sweep_run, self._folder.name, self._subject)
+        except Exception as error:  # whatever a page cannot show, the sweep has found it
+            reason = f"{type(error).__name__}: {error}; try: krona report {self._folder.name}"
+            self._console.print(f"warning: no report: {reason}", markup=False)
 
 
 def _slot_config(config: SweepConfig, folder: SweepFolder, plan: Plan, broker: Any) -> SlotConfig:

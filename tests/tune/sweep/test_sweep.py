@@ -122,6 +122,7 @@ def test_parent_run_shows_the_sweep(swept, client, tmp_path):
         "parallel_coordinates.png",
         "scores_by_parameters.png",
         "contact_sheet.png",
+        "report.html",
     }
     path = client.download_artifacts(swept.parent_id, "search_space.json", str(tmp_path))
     assert json.loads(Path(path).read_text())["learning_rate"] == [1e-4, 3e-2]

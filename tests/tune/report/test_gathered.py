@@ -1,0 +1,128 @@
+"""Parts of a report by themselves: commands, the timeline, the grid's economy, importances."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+from evals.sheet import contact_sheet, sheet_row
+from tune.config.provenance import shared_params
+from tune.config.sweep import SweepConfig
+from tune.config.trial import ExperimentConfig, TrialSettings
+from tune.names import Point, RunFacts, images_by_step
+from tune.records.ranking import Row
+from tune.report.gather import Trial
+from tune.report.importances import importances
+from tune.report.pictures import make_grid
+from tune.report.repeat import train_command
+from tune.report.timeline import make_timeline
+
+
+def row(key: str = "000", **changes: object) -> Row:
+    values = {"run_id": key, "key": key, "state": "finished", "a1": 4, "a2": 8, "steps": 50}
+    values |= {"learning_rate": 1e-3, "targets": "qkvo", "init": "normal", "scores": {}}
+    values |= {"num_params": 10, "is_paper_default": False, "failure": None}
+    return Row(**(values | changes))
+
+
+def trial(
+    curves: dict[str, tuple[Point, ...]], *, start: float, end: float, **more: object
+) -> Trial:
+    facts = RunFacts(params={}, tags={}, started_s=start, ended_s=end)
+    values = {"row": row(), "metrics": {}, "curves": curves, "facts": facts, "images": {}}
+    return Trial(**(values | more))
+
+
+def test_the_train_command_gives_the_very_settings_back():
+    experiment = ExperimentConfig(
+        subject="duck", batch_size=2, text_encoders=True, ema_decay=0.0, class_noun="wild bird"
+    )
+    config = SweepConfig(experiment=experiment, steps=60)
+    settings = TrialSettings(a1=4, a2=16, learning_rate=0.0123456789, steps=45, targets="kv")
+    told = {**shared_params(config), **vars(settings)}
+    words = shlex.split(train_command({k: str(v) for k, v in told.items()}, "duck"))
+    assert words[:2] == ["krona", "train"]
+
+    def both(experiment: ExperimentConfig, trial: TrialSettings) -> tuple[object, object]:
+        return experiment, trial
+
+    parsed = tyro.cli(both, args=words[2:], config=(tyro.conf.OmitArgPrefixes,))
+    assert parsed == (replace(experiment, eval_every=15), settings)
+
+
+def test_time_is_split_by_reports_and_their_steps():
+    curves = {
+        "balance": (Point(step=20, value=0.1, time_s=118),),
+        "step_s": (Point(step=10, value=0.5, time_s=107), Point(step=20, value=0.5, time_s=118)),
+    }
+    sweep = RunFacts(params={}, tags={}, started_s=90, ended_s=None)
+    timeline = make_timeline(sweep, [trial(curves, start=100, end=119)])
+    spans = [(span.activity, span.start_s, span.length_s) for span in timeline.spans]
+    assert spans == [
+        ("preparing and waiting", 10, 2),
+        ("training", 12, 5),
+        ("training", 17, 5),
+        ("scoring and recording", 22, 6),
+        ("scoring and recording", 28, 1),
+    ]
+    assert (timeline.opening_s, timeline.length_s, timeline.num_at_once) == (10, 29, 1)
+    assert timeline.total_s("training") == 10
+
+
+def test_trials_one_after_the_other_are_not_at_once():
+    facts = RunFacts(params={}, tags={}, started_s=0, ended_s=9)
+    alone = [trial({"balance": ()}, start=t, end=t + 1) for t in (1, 2, 3)]
+    assert make_timeline(facts, alone).num_at_once == 1
+    assert make_timeline(facts, [*alone, trial({"balance": ()}, start=0, end=9)]).num_at_once == 2
+
+
+def test_images_grow_small_then_few_and_the_page_says_so(tmp_path: Path):
+    images = {}
+    for step in (10, 20, 30, 40):
+        path = tmp_path / f"{step}.png"
+        pixels = np.random.default_rng(step).integers(0, 255, (256, 256, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+        images["a", step] = path
+    one = trial({"balance": ()}, start=0, end=1, images=images)
+    whole = make_grid([one], [("a", "a toy")], 10_000_000)
+    assert (whole.steps, whole.left_out) == ((10, 20, 30, 40), "")
+    size = len(whole.rows[0].cells[0][0].src)
+    smaller = make_grid([one], [("a", "a toy")], 2 * size)
+    assert smaller.steps == (10, 20, 30, 40)
+    few = make_grid([one], [("a", "a toy")], size // 4)
+    assert few.steps == (40,)
+    assert "only the last step are shown" in few.left_out
+    none = make_grid([one], [("a", "a toy")], 100)
+    assert none.rows == ()
+    assert "do not fit" in none.left_out
+
+
+def test_the_newer_image_of_a_key_and_step_counts():
+    old, new = (f"images/a+step+5+timestamp+{time}+x.png" for time in (1, 2))
+    thumbnail = "images/a+step+5+timestamp+3+x+compressed.webp"
+    assert images_by_step([new, old, thumbnail]) == {("a", 5): new}
+
+
+def test_what_decided_the_scores_is_what_mattered():
+    rates = (1e-4, 1e-3, 1e-2)
+    rows = [
+        row(f"{n:03d}", learning_rate=rate, a1=a1, scores={"balance": float(np.log10(rate))})
+        for n, (rate, a1) in enumerate((rate, a1) for rate in rates for a1 in (2, 4, 8))
+    ]
+    found = importances(rows)
+    assert set(found) == {"learning rate", "a1"}
+    assert found["learning rate"] > 0.95
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(rows[:3]) == {}
+
+
+def test_a_row_of_a_sheet_is_cut_out_as_it_was_laid_in():
+    red, blue = (Image.new("RGB", (128, 128), colour) for colour in ("red", "blue"))
+    sheet = contact_sheet([("photos", [red]), ("base", [blue, red])], columns=["a", "b"])
+    assert [c.getcolors() for c in sheet_row(sheet, 0, 2)] == [red.getcolors()]
+    assert [c.getcolors() for c in sheet_row(sheet, 1, 9)] == [blue.getcolors(), red.getcolors()]
+    assert sheet_row(sheet, 2, 2) == []
