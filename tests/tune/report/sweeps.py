@@ -15,7 +15,7 @@ from krona.exchange.adapter_file import Manifest, save_adapter
 from tune.config.provenance import shared_params
 from tune.config.sweep import SweepConfig
 from tune.config.trial import ExperimentConfig
-from tune.names import PAPER_DEFAULT, PastSweep, image_key
+from tune.names import BEST_STEP, PAPER_DEFAULT, PastSweep, best_scores, image_key
 from tune.records.tracking import Tracker
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -58,6 +58,8 @@ def record(
             scores = {"balance": value, "subject": value + 0.1, "prompt": value - 0.1}
             images = [(image_key(p), picture(number, step, px)) for p in asked]
             numbers = {**scores, "step_s": 0.001, "num_params": told.num_params}
+            if value == max(told.curve.values()):
+                numbers |= best_scores(scores) | {BEST_STEP: step}
             tracker.log_report(run, step, numbers, images)
         if told.metrics:
             tracker.log_report(run, max(told.curve), told.metrics)

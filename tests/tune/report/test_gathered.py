@@ -24,6 +24,7 @@ from tune.report.timeline import make_timeline
 
 def row(key: str = "000", **changes: object) -> Row:
     values = {"run_id": key, "key": key, "state": "finished", "a1": 4, "a2": 8, "steps": 50}
+    values |= {"best_step": 50}
     values |= {"learning_rate": 1e-3, "targets": "qkvo", "init": "normal", "scores": {}}
     values |= {"num_params": 10, "is_paper_default": False, "failure": None}
     return Row(**(values | changes))
