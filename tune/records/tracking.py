@@ -21,23 +21,30 @@ from safetensors import safe_open
 
 from krona.errors import KronaError
 from tune.names import (
+    CHAMPION_METRIC,
+    FAILURE_TAG,
+    KIND_TAG,
+    MODEL_TRAINING,
+    NOTE_TAG,
+    PARENT_TAG,
     SCORES,
     SQLITE,
+    STATE_TAG,
+    SUBJECT_TAG,
+    SWEEP_TAG,
+    TRIAL_TAG,
     PastSweep,
     SweepRun,
     TrialRun,
     artifact_root,
     experiment_name,
+    image_step,
     newest_images,
 )
 
-PARENT_TAG = "mlflow.parentRunId"
-TRIAL_TAG = "tune_trial_id"
-SWEEP_TAG = "krona.sweep"
-SUBJECT_TAG = "krona.subject"
-STATE_TAG = "krona.state"
 CHAMPION = "champion"
 ADAPTER = "adapter/adapter.safetensors"
+MAX_NOTE = 8000  # characters that every store takes in a run's tag
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no news
 
@@ -153,7 +160,22 @@ class Tracker:
     def log_failure(self, run_id: str, text: str) -> None:
         """Keep what went wrong: in full as an artifact, its last line as a tag."""
         self._client.log_text(run_id, text, "failure.txt")
-        self._client.set_tag(run_id, "failure", text.strip().splitlines()[-1][:500])
+        self._client.set_tag(run_id, FAILURE_TAG, text.strip().splitlines()[-1][:500])
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Add what a run does not hold yet; what it holds stands."""
+        known = self._client.get_run(run_id).data.params
+        new = {name: value for name, value in params.items() if name not in known}
+        self._client.log_batch(run_id, params=_params(new))
+
+    def set_note(self, run_id: str, text: str) -> None:
+        """Describe a run on its page, in Markdown."""
+        self._client.set_tag(run_id, NOTE_TAG, text[:MAX_NOTE])
+
+    def tag_experiment(self, experiment_id: str, tags: Iterable[tuple[str, str]] = ()) -> None:
+        """Mark an experiment as model training, and give it more tags."""
+        for name, value in ((KIND_TAG, MODEL_TRAINING), *tags):
+            self._client.set_experiment_tag(experiment_id, name, value)
 
     def end(self, run_id: str, state: str) -> None:
         """Close a run as finished, pruned, failed or stopped."""
@@ -187,9 +209,12 @@ class Tracker:
             raise KronaError(
                 f"no sweep of {subject or 'any subject'} in {self.uri}; make one first"
             )
-        tags = runs[0].data.tags
+        info, tags = runs[0].info, runs[0].data.tags
         return PastSweep(
-            run_id=runs[0].info.run_id, name=tags[SWEEP_TAG], subject=tags[SUBJECT_TAG]
+            run_id=info.run_id,
+            experiment_id=info.experiment_id,
+            name=tags[SWEEP_TAG],
+            subject=tags[SUBJECT_TAG],
         )
 
     def register_champion(self, subject: str, run_id: str, adapter: Path, score: float) -> str:
@@ -201,10 +226,9 @@ class Tracker:
         )
         client.log_model_artifact(model.model_id, str(adapter))
         client.finalize_logged_model(model.model_id, "READY")
-        client.log_batch(
-            run_id,
-            metrics=[Metric("champion_balance", score, int(time.time() * 1000), 0, model.model_id)],
-        )
+        now = int(time.time() * 1000)
+        metric = Metric(CHAMPION_METRIC, score, now, 0, model.model_id)
+        client.log_batch(run_id, metrics=[metric])
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -239,11 +263,26 @@ class Tracker:
     def last_images(self, name: str) -> dict[str, Image.Image]:
         """The newest image under each key that log_report() was given."""
         run_id = self._run_id(name)
-        newest = newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
+        newest = self._newest_images(run_id)
         with tempfile.TemporaryDirectory() as folder:
             paths = (self._client.download_artifacts(run_id, p, folder) for p in newest.values())
             images = (Image.open(path).convert("RGB") for path in paths)
             return dict(zip(newest, images, strict=True))
+
+    def image_steps(self, run_id: str) -> dict[str, int]:
+        """The last step of the images under each key."""
+        return {key: image_step(path) for key, path in self._newest_images(run_id).items()}
+
+    def run_name(self, name: str) -> str:
+        """What a run, or the run of a model version, is called."""
+        return str(self._client.get_run(self._run_id(name)).info.run_name)
+
+    def files(self, run_id: str) -> list[str]:
+        """The artifacts that a run has outside folders."""
+        return [file.path for file in self._client.list_artifacts(run_id) if not file.is_dir]
+
+    def _newest_images(self, run_id: str) -> dict[str, str]:
+        return newest_images(file.path for file in self._client.list_artifacts(run_id, "images"))
 
     def _run_id(self, name: str) -> str:
         model, found, alias = name.partition("@")
