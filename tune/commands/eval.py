@@ -10,8 +10,6 @@ from tune.config.trial import ExperimentConfig
 if TYPE_CHECKING:
     from evals.scorer import Evaluation
 
-WIDEST = 24  # what a row's name may take of 80 columns before it wraps
-
 
 def evaluate(
     adapters: tyro.conf.Positional[tuple[str, ...]],
@@ -54,8 +52,8 @@ def _print_scores(labels: Sequence[str], evaluations: Sequence["Evaluation"]) ->
     from rich.text import Text
 
     calibrated = ("subject", "prompt", "balance")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("adapter", min_width=min(max(map(len, labels)), WIDEST), overflow="fold")
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("adapter", no_wrap=True)
     for name in (*(f"{name} ± se (n)" for name in evaluations[0].scores), *calibrated):
         table.add_column(name)
     for label, evaluation in zip(labels, evaluations, strict=True):
