@@ -48,7 +48,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A page of a browser that has never seen MLflow; `page.problems` is what its console said."""
     context = browser.new_context(viewport={"width": 1500, "height": 800})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(30_000)
     page = context.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
