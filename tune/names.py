@@ -12,6 +12,7 @@ from krona.errors import KronaError
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
+HTTP = ("http://", "https://")
 
 # MLflow's name of an image that was logged with a key and a step
 _IMAGE = re.compile(
@@ -20,12 +21,26 @@ _IMAGE = re.compile(
 
 _NAME = re.compile(r"\w[\w -]*")  # what a model, a filter and a folder of any store may hold
 
+# The names of metrics and tags in MLflow; docs/records.md says what each means.
 METRIC = "balance"
 TIME = "step"
 MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
 BEST, BEST_STEP = "best_balance", "best_step"  # of a trial's evaluations the best, and when it was
+NUM_PARAMS = "num_params"
+CHAMPION_METRIC = "champion_balance"
 PAPER_DEFAULT = "paper_default"
+TRIAL_TAG = "tune_trial_id"
+SWEEP_TAG = "krona.sweep"
+SUBJECT_TAG = "krona.subject"
+STATE_TAG = "krona.state"
+FAILURE_TAG = "failure"
+# MLflow's own
+PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+VIEW_TAG = "mlflow.sharedViewState."
+KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+
 DOES_NOT_FIT = "does_not_fit"
 
 
@@ -45,6 +60,7 @@ class PastSweep:
     """A sweep found in MLflow."""
 
     run_id: str
+    experiment_id: str
     name: str
     subject: str
 

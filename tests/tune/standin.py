@@ -45,6 +45,9 @@ class Resident:
         self.factors = factors
         self.had_company = config.identifier not in COMPANY
 
+    def resolved(self) -> dict[str, Any]:
+        return {"resolution": 32, "precision": "fp32", "device": "cpu", "class_noun": "toy"}
+
     def pack_size(self) -> int:
         return 3
 

@@ -1,8 +1,14 @@
 """`krona eval`: the scores of adapters, side by side with the base."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import tyro
 
 from tune.config.trial import ExperimentConfig
+
+if TYPE_CHECKING:
+    from evals.scorer import Evaluation
 
 
 def evaluate(
@@ -20,27 +26,46 @@ def evaluate(
         tracking_uri: MLflow store of the runs. Unless given: $MLFLOW_TRACKING_URI or
             sqlite:///mlflow.db.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from krona.exchange.attach import attach
-    from tune.records.adapted import find_adapter
+    from tune.records.adapted import find_adapter, short_names
     from tune.trials.resident import Resident
 
+    labels = short_names(adapters, tracking_uri=tracking_uri)
     resident = Resident.load(experiment)
-    rows = {"base, no adapter": resident.scorer.evaluate(resident.base)}
+    evaluations = [resident.scorer.evaluate(resident.base)]
     for name in adapters:
         path = find_adapter(name, tracking_uri=tracking_uri)
         attached = attach(resident.base, path, is_any_base=any_base)
         try:
-            rows[name] = resident.scorer.evaluate(resident.base)
+            evaluations.append(resident.scorer.evaluate(resident.base))
         finally:
             attached.eject()
-    scores = list(next(iter(rows.values())).scores)
+    _print_scores(["base, no adapter", *labels], evaluations)
+    _print_legend(labels, adapters)
+
+
+def _print_scores(labels: Sequence[str], evaluations: Sequence["Evaluation"]) -> None:
+    """A row for each adapter; its name is never cut, on narrow terminals numbers wrap."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     calibrated = ("subject", "prompt", "balance")
-    table = Table("adapter", *(f"{name} ± se (n)" for name in scores), *calibrated)
-    for name, evaluation in rows.items():
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("adapter", no_wrap=True)
+    for name in (*(f"{name} ± se (n)" for name in evaluations[0].scores), *calibrated):
+        table.add_column(name)
+    for label, evaluation in zip(labels, evaluations, strict=True):
         cells = [f"{s.mean:.3f} ± {s.se:.3f} ({s.n})" for s in evaluation.scores.values()]
         cells += [f"{evaluation.calibrated[k]:.3f}" for k in calibrated]
-        table.add_row(name, *cells)
+        table.add_row(Text(label), *cells)
     Console().print(table)
+
+
+def _print_legend(labels: Sequence[str], adapters: Sequence[str]) -> None:
+    """The whole of each name that was shortened."""
+    width = max(map(len, labels), default=0)
+    for label, name in zip(labels, adapters, strict=True):
+        if label != name:
+            print(f"{label:<{width}}  {name}")

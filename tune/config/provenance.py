@@ -19,10 +19,20 @@ def provenance() -> dict[str, str]:
 
 
 def shared_params(config: SweepConfig) -> dict[str, Any]:
-    """What all trials of a sweep are told, flat."""
-    shared: dict[str, Any] = asdict(config.experiment)
-    protocol: dict[str, Any] = shared.pop("protocol")
-    return shared | protocol | {"eval_every": config.eval_every}
+    """What all trials of a sweep are told, flat, each as it is meant; what is not said is left out.
+
+    What only a slot can tell (resolution, precision, device, noun, identifier) is added by it.
+    """
+    experiment = config.experiment
+    shared: dict[str, Any] = asdict(experiment)
+    shared |= shared.pop("protocol") | {
+        "subject": experiment.subject_name,
+        "scorer": experiment.clip_source,
+        "dino": experiment.dino_source,
+        "eval_every": config.eval_every,
+    }
+    untold = {"cache_dir"} | ({"precision"} if experiment.precision == "auto" else set())
+    return {name: v for name, v in shared.items() if v is not None and name not in untold}
 
 
 def _git_commit() -> str | None:

@@ -1,5 +1,6 @@
 """What an adapter is called: a file or an MLflow run in; its file, its base and its samples out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,9 @@ from krona.exchange.attach import read_origin
 from krona.exchange.card import Showcase
 from krona.exchange.origin import Origin
 from tune.names import existing_store, experiment_name, image_key
+
+ADAPTER_FILE = "adapter.safetensors"  # what each of krona's own is called, whatever it holds
+TRIALS = "trials"  # the folder of a sweep's folder that holds them
 
 if TYPE_CHECKING:
     from tune.records.tracking import Tracker
@@ -57,6 +61,33 @@ def find_showcase(
         samples=tuple((prompt, image) for prompt, image in shown if image is not None),
         scores=tracker.scores(run),
     )
+
+
+def short_names(names: Sequence[str], *, tracking_uri: str | None = None) -> list[str]:
+    """What tells adapters apart: each run's name, or as few of a path's last parts as do.
+
+    A run whose name another one has too is told by the start of its id before it.
+    """
+    parts = [_parts(name, tracking_uri) for name in names]
+    return [_shortest(own, parts) for own in parts]
+
+
+def _parts(name: str, tracking_uri: str | None) -> tuple[str, ...]:
+    if is_path(name):
+        path = Path(name)
+        is_krona = path.name == ADAPTER_FILE and path.parent.name
+        return tuple(part for part in (path.parent if is_krona else path).parts if part != TRIALS)
+    if "@" in name:
+        return (name,)
+    tracker, run = _recorded(name, None, tracking_uri)
+    return run[:8], tracker.run_name(run)
+
+
+def _shortest(own: tuple[str, ...], all_parts: Sequence[tuple[str, ...]]) -> str:
+    others = [parts for parts in all_parts if parts != own]
+    depths = range(1, len(own) + 1)
+    told = (n for n in depths if all(parts[-n:] != own[-n:] for parts in others))
+    return "/".join(own[-next(told, len(own)) :])
 
 
 def is_path(name: str) -> bool:

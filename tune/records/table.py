@@ -1,15 +1,18 @@
 """The ranking in the terminal: rows in, a table and a console that it fits on out."""
 
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tune.config.trial import PAPER_STEPS
-from tune.names import METRIC
-from tune.records.ranking import Row
+from tune.names import METRIC, PastSweep
+from tune.records.ranking import Row, best
 
 WIDTH = 100
 SHOWN = (METRIC, "subject", "prompt")
@@ -19,6 +22,7 @@ def ranking_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     """The ranking as a table for the terminal; the paper's default is marked with a star."""
     shown = [name for name in SHOWN if any(name in row.scores for row in rows)]
     table = Table(title=title, caption=_caption(rows), box=SIMPLE_HEAD, padding=0)
+    table.caption_justify = "left"
     for name in ("trial", "a1,a2", "lr", "step", "on", "init", *shown, "params", "state"):
         is_text = name in ("on", "init", "state")
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
@@ -28,16 +32,30 @@ def ranking_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     return table
 
 
-def _caption(rows: Sequence[Row]) -> str:
-    """What the star stands for, and how much of the paper's default there was."""
+def _caption(rows: Sequence[Row]) -> Text:
+    """What the star stands for, and a line for each trial that failed: columns leave no room."""
     steps = next((row.steps for row in rows if row.is_paper_default), PAPER_STEPS)
     fewer = f", with {steps} of its {PAPER_STEPS} steps" if steps < PAPER_STEPS else ""
-    return f"each trial's best evaluation; * the paper's default setting{fewer}"
+    failed = [f"{row.key} failed: {row.failure}" for row in rows if row.failure]
+    star = f"each trial's best evaluation; * the paper's default setting{fewer}"
+    return Text("\n".join([star, *failed]))
 
 
 def table_console() -> Console:
     """A console that a ranking fits on, also where the output goes to a file."""
     return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def ranking_json(sweep: PastSweep, rows: Sequence[Row]) -> str:
+    """The ranking for scripts: the sweep, the best run's id, and every trial in order."""
+    champion = best(rows)
+    ranking = {
+        "sweep": sweep.name,
+        "subject": sweep.subject,
+        "best_run": None if champion is None else champion.run_id,
+        "trials": [asdict(row) | {METRIC: row.balance} for row in rows],
+    }
+    return json.dumps(ranking, indent=2, ensure_ascii=False)
 
 
 def _cells(row: Row, shown: Sequence[str]) -> list[str]:

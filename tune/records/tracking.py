@@ -23,8 +23,18 @@ from safetensors import safe_open
 from krona.errors import KronaError, nearest
 from tune.names import (
     BEST_STEP,
+    CHAMPION_METRIC,
+    FAILURE_TAG,
+    KIND_TAG,
+    MODEL_TRAINING,
+    NOTE_TAG,
+    PARENT_TAG,
     SCORES,
     SQLITE,
+    STATE_TAG,
+    SUBJECT_TAG,
+    SWEEP_TAG,
+    TRIAL_TAG,
     PastSweep,
     Point,
     RunFacts,
@@ -35,13 +45,9 @@ from tune.names import (
     newest_images,
 )
 
-PARENT_TAG = "mlflow.parentRunId"
-TRIAL_TAG = "tune_trial_id"
-SWEEP_TAG = "krona.sweep"
-SUBJECT_TAG = "krona.subject"
-STATE_TAG = "krona.state"
 CHAMPION = "champion"
 ADAPTER = "adapter/adapter.safetensors"
+MAX_NOTE = 8000  # characters that every store takes in a run's tag
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # making its tables is no news
 
@@ -157,7 +163,22 @@ class Tracker:
     def log_failure(self, run_id: str, text: str) -> None:
         """Keep what went wrong: in full as an artifact, its last line as a tag."""
         self._client.log_text(run_id, text, "failure.txt")
-        self._client.set_tag(run_id, "failure", text.strip().splitlines()[-1][:500])
+        self._client.set_tag(run_id, FAILURE_TAG, text.strip().splitlines()[-1][:500])
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Add what a run does not hold yet; what it holds stands."""
+        known = self._client.get_run(run_id).data.params
+        new = {name: value for name, value in params.items() if name not in known}
+        self._client.log_batch(run_id, params=_params(new))
+
+    def set_note(self, run_id: str, text: str) -> None:
+        """Describe a run on its page, in Markdown."""
+        self._client.set_tag(run_id, NOTE_TAG, text[:MAX_NOTE])
+
+    def tag_experiment(self, experiment_id: str, tags: Iterable[tuple[str, str]] = ()) -> None:
+        """Mark an experiment as model training, and give it more tags."""
+        for name, value in ((KIND_TAG, MODEL_TRAINING), *tags):
+            self._client.set_experiment_tag(experiment_id, name, value)
 
     def end(self, run_id: str, state: str) -> None:
         """Close a run as finished, pruned, failed or stopped."""
@@ -252,10 +273,9 @@ class Tracker:
         )
         client.log_model_artifact(model.model_id, str(adapter))
         client.finalize_logged_model(model.model_id, "READY")
-        client.log_batch(
-            run_id,
-            metrics=[Metric("champion_balance", score, int(time.time() * 1000), 0, model.model_id)],
-        )
+        now = int(time.time() * 1000)
+        metric = Metric(CHAMPION_METRIC, score, now, 0, model.model_id)
+        client.log_batch(run_id, metrics=[metric])
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -310,6 +330,19 @@ class Tracker:
             )
         )
 
+    def image_keys(self, run_id: str) -> list[str]:
+        """The keys that a run has images under."""
+        files = self._client.list_artifacts(run_id, "images")
+        return list(newest_images(file.path for file in files))
+
+    def run_name(self, name: str) -> str:
+        """What a run, or the run of a model version, is called."""
+        return str(self._client.get_run(self._run_id(name)).info.run_name)
+
+    def files(self, run_id: str) -> list[str]:
+        """The artifacts that a run has outside folders."""
+        return [file.path for file in self._client.list_artifacts(run_id) if not file.is_dir]
+
     def _run_id(self, name: str) -> str:
         model, found, alias = name.partition("@")
         if not found:
@@ -355,8 +388,13 @@ def _trial_run(run: Run) -> TrialRun:
 
 
 def _past_sweep(run: Run) -> PastSweep:
-    tags = run.data.tags
-    return PastSweep(run_id=run.info.run_id, name=tags[SWEEP_TAG], subject=tags[SUBJECT_TAG])
+    info, tags = run.info, run.data.tags
+    return PastSweep(
+        run_id=info.run_id,
+        experiment_id=info.experiment_id,
+        name=tags[SWEEP_TAG],
+        subject=tags[SUBJECT_TAG],
+    )
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

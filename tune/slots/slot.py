@@ -16,8 +16,10 @@ import ray
 import ray.train
 
 from krona.errors import DoesNotFitError, KronaError, is_out_of_memory
-from tune.names import DOES_NOT_FIT, METRIC, PAPER_DEFAULT, TIME
+from tune.names import DOES_NOT_FIT, METRIC, NOTE_TAG, PAPER_DEFAULT, TIME
+from tune.records.notes import started_note
 from tune.records.tracking import Tracker
+from tune.records.views import run_path
 from tune.slots.broker import Job
 from tune.slots.plan import SlotConfig
 from tune.slots.recorder import Recorder
@@ -46,6 +48,7 @@ def run_slot(loop_config: dict[str, SlotConfig]) -> None:
     facts = {
         "factors": resident.factors,
         "pack": pack,
+        "params": resident.resolved(),
         "warnings": [str(w.message) for w in caught if issubclass(w.category, UserWarning)],
     }
     ray.get(config.broker.register.remote(rank, facts))
@@ -107,7 +110,9 @@ class Slot:
                 ray.get(self._broker.finish.remote(job))
                 return
             settings, folder = job.payload["settings"], self._config.folder / job.key
-            tags = {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
+            page = run_path(sweep_run.experiment_id, sweep_run.parent_id)
+            tags = {NOTE_TAG: started_note(job.key, settings, page)}
+            tags |= {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
             run_id = self._tracker.trial_run(sweep_run, job.key, settings, tags=tags)
             trial = self._module.start_trial(
                 self._resident, settings, folder, resume=job.attempt > 1 or folder.exists()

@@ -8,6 +8,7 @@ from tune.config.folder import SweepFolder
 from tune.names import PastSweep, SweepRun
 from tune.records.plots import parallel_coordinates, scores_by_parameters
 from tune.records.ranking import Row, best
+from tune.records.shown import REPORT
 from tune.records.tracking import Tracker
 from tune.slots.broker import Job
 from tune.slots.slot import ADAPTER_FILE
@@ -35,14 +36,13 @@ def conclude(
         tracker.log_dict(sweep_run.parent_id, {"best_run": champion.run_id}, "best.json")
 
 
-def log_report(tracker: Tracker, sweep_run: SweepRun, name: str, subject: str) -> None:
+def log_report(tracker: Tracker, sweep: PastSweep) -> None:
     """Keep the sweep's report on its parent run, where MLflow shows it."""
     from tune.report.page import write_report  # plotting takes a second to load: not at the start
 
     with tempfile.TemporaryDirectory() as scratch:
-        sweep = PastSweep(run_id=sweep_run.parent_id, name=name, subject=subject)
-        path = write_report(tracker, sweep, Path(scratch) / "report.html")
-        tracker.log_file(sweep_run.parent_id, path)
+        path = write_report(tracker, sweep, Path(scratch) / REPORT)
+        tracker.log_file(sweep.run_id, path)
 
 
 def sheet_job(sweep_run: SweepRun, rows: Sequence[Row]) -> Job:

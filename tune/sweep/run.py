@@ -15,8 +15,9 @@ from tune.config.folder import SweepFolder, ignored_options, open_folder
 from tune.config.provenance import provenance, shared_params
 from tune.config.sweep import SweepConfig
 from tune.config.trial import Choices
-from tune.names import SweepRun, experiment_name
+from tune.names import PastSweep, SweepRun, experiment_name
 from tune.records.ranking import Row, best, rank
+from tune.records.shown import link_lines, show
 from tune.records.table import ranking_table
 from tune.records.tracking import Tracker
 from tune.search.pruner import Pruner
@@ -42,6 +43,7 @@ class SweepResult:
     best: Row | None
     is_complete: bool
     resume_command: str
+    links: str
 
 
 def run_sweep(config: SweepConfig, console: Console | None = None) -> SweepResult:
@@ -65,8 +67,9 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> SweepResul
 
 
 def print_summary(result: SweepResult, console: Console) -> None:
-    """The ranking, and the best run's id on the last line."""
+    """The ranking, links into MLflow, and the best run's id on the last line."""
     console.print(ranking_table(result.rows, title=f"sweep {result.name}"))
+    console.print(result.links, highlight=False, markup=False, soft_wrap=True)
     if not result.is_complete:
         console.print(
             f"stopped; continue with: {result.resume_command}", highlight=False, soft_wrap=True
@@ -109,6 +112,7 @@ class _Sweep:
                 tags=provenance(),
                 is_resumed=self._config.resume,
             )
+            show(tracker, self._recorded(sweep_run), rank(tracker, sweep_run.parent_id))
         state = "failed"
         try:
             is_complete = self._search(tracker, sweep_run)
@@ -132,6 +136,8 @@ class _Sweep:
                 raise KronaError(str(error.cause)) from None  # type: ignore[attr-defined]
         for warning in facts["warnings"]:
             self._console.print(f"warning: {warning}", markup=False)
+        sweep_run = replace(sweep_run, params={**sweep_run.params, **facts["params"]})
+        tracker.log_params(sweep_run.parent_id, facts["params"])
         space = make_space(self._config, facts["factors"])
         self._folder.keep(replace(self._config, factors=space.factors))  # the study counts them
         tracker.log_dict(sweep_run.parent_id, space.describe(), "search_space.json")
@@ -212,6 +218,7 @@ class _Sweep:
                 conclude(tracker, sweep_run, self._folder, self._subject, rows)
                 self._draw_sheet(sweep_run, rows)
                 self._write_report(tracker, sweep_run)
+        paths = show(tracker, self._recorded(sweep_run), rows)
         return SweepResult(
             name=self._folder.name,
             experiment=experiment_name(self._subject),
@@ -220,6 +227,15 @@ class _Sweep:
             best=champion,
             is_complete=is_complete,
             resume_command=self._folder.resume_command,
+            links=link_lines(tracker.uri, paths),
+        )
+
+    def _recorded(self, sweep_run: SweepRun) -> PastSweep:
+        return PastSweep(
+            run_id=sweep_run.parent_id,
+            experiment_id=sweep_run.experiment_id,
+            name=self._folder.name,
+            subject=self._subject,
         )
 
     def _draw_sheet(self, sweep_run: SweepRun, rows: list[Row]) -> None:
@@ -236,7 +252,7 @@ class _Sweep:
     def _write_report(self, tracker: Tracker, sweep_run: SweepRun) -> None:
         """Keep a report; the search stands also without it."""
         try:
-            log_report(tracker, sweep_run, self._folder.name, self._subject)
+            log_report(tracker, self._recorded(sweep_run))
         except Exception as error:  # whatever a page cannot show, the sweep has found it
             reason = f"{type(error).__name__}: {error}; try: krona report {self._folder.name}"
             self._console.print(f"warning: no report: {reason}", markup=False)

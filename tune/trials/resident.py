@@ -1,11 +1,13 @@
 """What a slot keeps from trial to trial: settings in; frozen base, photos, scorer, caches out."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 from evals.encoders import load_clip, load_dino
 from evals.scorer import Scorer
 from krona.adapter.kron import divisors
 from krona.adapter.layers import PROJECTIONS, AdapterConfig, Factors, Projection
+from krona.base.arithmetic import DTYPES
 from krona.base.checkpoint import Base
 from krona.errors import nearest_pair
 from krona.exchange.adapter_file import Manifest
@@ -97,6 +99,17 @@ class Resident:
             factors=room.factors,
             budget_bytes=place.budget_bytes,
         )
+
+    def resolved(self) -> dict[str, Any]:
+        """What the options that were left open came to, by their names."""
+        precisions = {dtype: name for name, dtype in DTYPES.items()}
+        return {
+            "class_noun": self.subject.class_noun,
+            "identifier": self.subject.identifier,
+            "resolution": self.config.resolution or self.base.resolution,
+            "precision": precisions[self.base.dtype],
+            "device": str(self.base.device),
+        }
 
     def train_config(self, settings: TrialSettings) -> TrainConfig:
         """The training run that `settings` describe on this base."""

@@ -72,7 +72,9 @@ def record(
     tracker.log_picture(sweep.parent_id, contact_sheet(rows, columns=asked), "contact_sheet.png")
     tracker.log_dict(sweep.parent_id, {"factors": [[64, 8], [4, 16]]}, "search_space.json")
     tracker.end(sweep.parent_id, "finished")
-    return PastSweep(run_id=sweep.parent_id, name=name, subject=subject)
+    return PastSweep(
+        run_id=sweep.parent_id, experiment_id=sweep.experiment_id, name=name, subject=subject
+    )
 
 
 def picture(number: int, step: int, px: int) -> Image.Image:
