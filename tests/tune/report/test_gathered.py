@@ -52,7 +52,8 @@ def test_the_train_command_gives_the_very_settings_back():
         return experiment, trial
 
     parsed = tyro.cli(both, args=words[2:], config=(tyro.conf.OmitArgPrefixes,))
-    assert parsed == (replace(experiment, eval_every=15), settings)
+    meant = replace(experiment, eval_every=15, scorer="toyland", dino="toyland")
+    assert parsed == (meant, settings)
 
 
 def test_time_is_split_by_reports_and_their_steps():
