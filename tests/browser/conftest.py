@@ -28,9 +28,13 @@ def _missing(why: str) -> None:
     pytest.skip(why)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The system's Chromium, without a window."""
+    """The system's Chromium, without a window.
+
+    Playwright's event loop runs in this thread until it is closed, so no test of another file may
+    come before that.
+    """
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
@@ -56,7 +60,7 @@ def page(browser: Any) -> Iterator[Any]:
     context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def links(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What `krona ui` prints of a recorded sweep while it serves it: addresses by what they show.
 
