@@ -19,8 +19,9 @@ import torch
 from transformers import CLIPTokenizer
 
 from krona.base.arithmetic import DTYPES
+from krona.base.original_config import ORIGINALS
 from krona.base.quiet import quiet_loaders
-from krona.base.skeleton import SHIPPED, Skeleton, build_skeleton, config_folder
+from krona.base.skeleton import SHIPPED, Skeleton, build_skeleton
 
 # Component → changes of its config.
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -88,7 +89,7 @@ def random_checkpoint(
         return folder
     draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(config_folder(name), draft)
+    shutil.copytree(ORIGINALS / SHIPPED[name], draft)
     for component, changes in (overrides or {}).items():
         _override(draft / component / "config.json", changes)
     with torch.random.fork_rng(), torch.device(device):

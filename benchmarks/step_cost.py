@@ -15,7 +15,7 @@ from record import interleave, ratios, time_once
 from torch import Tensor
 
 from krona.adapter.inject import attention_linears
-from krona.base.single_file import ORIGINALS
+from krona.base.original_config import ORIGINALS
 from krona.diffusion.objective import added_conditions
 from krona.planning.trace import StepCost, trace_step
 

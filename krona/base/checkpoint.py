@@ -12,17 +12,21 @@ from torch import nn
 
 from krona.adapter.inject import TEXT_ENCODERS, one_root
 from krona.base.arithmetic import place_unet, set_switches
+from krona.base.autoencoder import load_vae
 from krona.base.components import load_components
 from krona.base.content_hash import content_hash
 from krona.base.families import (
     Family,
     check_components,
     identity_files,
-    locate,
     pipeline_family,
+    vae_files,
 )
+from krona.base.hub_files import VAE
+from krona.base.original_config import check_autoencoder, describe
 from krona.base.quiet import quiet_loaders
-from krona.base.single_file import load_single_file, original_config
+from krona.base.single_file import load_single_file
+from krona.base.source import BaseSource, told_name
 from krona.errors import KronaError
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -65,7 +69,7 @@ class Base:
     prediction_type: str
     """What the UNet predicts: epsilon or v_prediction."""
     source: str
-    """The name or path it was loaded from."""
+    """The name or path it was loaded from; a hub's id with its commit."""
     content_hash: str
     """sha256 over its configs, its tokenizers and the middle of every tensor."""
     resolution: int
@@ -117,42 +121,61 @@ def _pipeline(family: Family, parts: dict[str, Any]) -> Any:
 
 
 def load_base(
-    source: str | Path,
+    source: str | Path | BaseSource,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    config: Path | None = None,
     savings: Savings = NOTHING_SAVED,
 ) -> Base:
     """Load a Stable Diffusion 1.x, 2.x or XL checkpoint, frozen.
 
     Args:
-        source: "toyland", a folder in diffusers layout, or a single .safetensors file.
+        source: its name alone, or all that it is loaded from; a hub's is fetched where it is not
+            there.
         device, dtype: where the modules go, and in which precision the UNet and the text encoders;
             how a CUDA device computes from here on in this process follows from it (arithmetic.py).
-        config: for a single file: a folder in diffusers layout whose configs and tokenizers
-            describe it, weights not needed; those of the original 1.x, 2.x or XL if not given.
         savings: what memory is saved with.
     Raises: KronaError if the checkpoint is missing, incomplete, pickled, or of another kind.
     """
-    path = locate(source)
+    source = BaseSource.of(source)
+    path, vae = source.locate(), source.locate_vae()
     with quiet_loaders():
         if path.is_dir():
-            pipeline, files = _load_folder(path, dtype)
+            pipeline, files = _load_folder(path, vae, dtype)
         else:
-            folder = config or original_config(path)
-            is_xl = pipeline_family(folder) == "sdxl"
-            pipeline = load_single_file(path, folder, is_xl=is_xl, dtype=dtype)
-            files = [path, *sorted(folder.rglob("*.json"))]
+            pipeline, files = _load_file(path, vae, source.config, dtype)
     base_hash = content_hash(files)
-    return _freeze(pipeline, str(source), base_hash, torch.device(device), dtype, savings)
+    name = told_name(source.name, path)
+    return _freeze(pipeline, name, base_hash, torch.device(device), dtype, savings)
 
 
-def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[Path]]:
+def _load_folder(folder: Path, vae: Path | None, dtype: torch.dtype) -> tuple[Any, list[Path]]:
+    """The pipeline, and the files whose content it is."""
     family = pipeline_family(folder)
-    check_components(folder, family)
-    pipeline = _pipeline(family, load_components(folder, family, dtype))
-    return pipeline, identity_files(folder, family)
+    without = () if vae is None else (VAE,)
+    check_components(folder, family, without=without)
+    parts = load_components(folder, family, dtype, without=without)
+    if vae is not None:
+        parts[VAE] = load_vae(vae, folder)
+    return _pipeline(family, parts), identity_files(folder, family, vae)
+
+
+def _load_file(
+    path: Path, vae: Path | None, config: Path | None, dtype: torch.dtype
+) -> tuple[Any, list[Path]]:
+    """The pipeline, and the files whose content it is."""
+    described = describe(path, config)
+    check_autoencoder(path, vae)
+    folder = described.folder
+    pipeline = load_single_file(
+        path,
+        folder,
+        is_xl=pipeline_family(folder) == "sdxl",
+        dtype=dtype,
+        vae=None if vae is None else load_vae(vae, folder),
+        prediction_type=described.prediction_type,
+    )
+    return pipeline, [path, *sorted(folder.rglob("*.json")), *vae_files(vae)]
 
 
 def _freeze(

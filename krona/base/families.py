@@ -1,12 +1,14 @@
-"""The families of checkpoints: a name or folder in; where it is, its family, its files out."""
+"""The families of checkpoints: a folder in diffusers layout in; its family, its files out."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container
 from pathlib import Path
 from typing import Literal
 
+from krona.base.hub import hub_name
+from krona.base.hub_files import VAE
+from krona.base.weight_files import choose_weights, read_names
 from krona.errors import KronaError
-from krona.toyland.embedded import CHECKPOINT, intact
 
 Family = Literal["sd", "sdxl"]
 COMPONENTS: dict[Family, tuple[str, ...]] = {
@@ -39,56 +41,65 @@ def pipeline_family(folder: Path) -> Family:
     return _FAMILIES[name]
 
 
-def component_files(folder: Path, family: Family) -> list[Path]:
-    """Configs, tokenizers and safetensors of a checkpoint's components, in a fixed order."""
+def prefers_half(folder: Path) -> bool:
+    """Whether half precision is read where a component has both: of a hub's cache alone.
+
+    There other programs may have put the full one beside what was fetched.
+    """
+    return any(hub_name(path) is not None for path in (folder, folder.parent))
+
+
+def component_files(folder: Path, family: Family, *, without: Container[str] = ()) -> list[Path]:
+    """The files that a checkpoint's components are loaded from, in a fixed order."""
     return [
-        path
+        folder / component / name
         for component in COMPONENTS[family]
-        for path in sorted((folder / component).glob("*"))
-        if path.suffix in {".json", ".txt", ".safetensors"}
+        if component not in without
+        for name in read_names(_names(folder / component), prefers_half=prefers_half(folder))
     ]
 
 
-def identity_files(folder: Path, family: Family) -> list[Path]:
-    """The files whose content is a checkpoint's identity, in a fixed order."""
-    return [*component_files(folder, family), *sorted(folder.glob("scheduler/*.json"))]
+def identity_files(folder: Path, family: Family, vae: Path | None = None) -> list[Path]:
+    """The files whose content is a checkpoint's identity, in a fixed order.
 
-
-def locate(source: str | Path, *, further: Iterable[str] = ()) -> Path:
-    """The path of a checkpoint that load_base takes.
-
-    Raises: KronaError if there is none; `further` are other names the caller would have taken.
+    Args:
+        vae: of the autoencoder, if it is not the checkpoint's own.
     """
-    if str(source) == "toyland":
-        return intact(CHECKPOINT)
-    path = Path(source).expanduser()
-    if not path.exists():
-        names = ", ".join(f"'{name}'" for name in ("toyland", *further))
-        raise KronaError(
-            f"checkpoint '{source}' does not exist; give {names}, a folder in diffusers layout "
-            "or a .safetensors file"
-        )
-    if path.is_file() and path.suffix != ".safetensors":
-        raise KronaError(
-            f"checkpoint '{source}' is a '{path.suffix}' file; pickled checkpoints can run code, "
-            "so they are not opened. Give its .safetensors version"
-        )
-    return path
+    without = () if vae is None else (VAE,)
+    files = component_files(folder, family, without=without)
+    return [*files, *sorted(folder.glob("scheduler/*.json")), *vae_files(vae)]
 
 
-def check_components(folder: Path, family: Family) -> None:
+def vae_files(vae: Path | None) -> list[Path]:
+    """The files whose content is the identity of an autoencoder that is given, if one is."""
+    if vae is None or vae.is_file():
+        return [] if vae is None else [vae]
+    names = read_names(_names(vae), prefers_half=prefers_half(vae))
+    return [vae / name for name in names]
+
+
+def check_components(folder: Path, family: Family, *, without: Container[str] = ()) -> None:
     """Raise unless every component of the family is there, with weights that are no pickles."""
     for component in COMPONENTS[family]:
-        _check_component(folder, component)
+        if component not in without:
+            _check_component(folder, component)
 
 
 def _check_component(folder: Path, component: str) -> None:
-    files = {path.suffix for path in (folder / component).glob("*")}
-    is_tokenizer = component.startswith("tokenizer")
-    if not files:
-        raise KronaError(f"checkpoint {folder} is incomplete: {component}/ is missing or empty")
-    if not is_tokenizer and ".safetensors" not in files:
-        pickled = " (it has pickled ones, which are not opened)" if ".bin" in files else ""
-        raise KronaError(
-            f"checkpoint {folder} is incomplete: {component}/ has no safetensors weights{pickled}"
-        )
+    names = _names(folder / component)
+    told = f"checkpoint {folder} is incomplete: {component}/"
+    if not names:
+        raise KronaError(f"{told} is missing or empty")
+    if component.startswith("tokenizer"):
+        return
+    weights = choose_weights(names, prefers_half=prefers_half(folder))
+    if not weights.names:
+        is_pickled = any(name.endswith(".bin") for name in names)
+        pickled = " (it has pickled ones, which are not opened)" if is_pickled else ""
+        raise KronaError(f"{told} has no safetensors weights{pickled}")
+    if not weights.is_whole:
+        raise KronaError(f"{told} lacks some of its shards; it has {', '.join(weights.names)}")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))

@@ -1,12 +1,13 @@
 """A checkpoint in one .safetensors file, as the originals were published: a path in, modules out.
 
-Nothing is fetched: the configs of SD 1.x, 2.x and XL lie in originals/, and the vocabulary of
-their tokenizers is the one that open_clip ships.
+Nothing is fetched: the configs are given or ship with krona (original_config.py), and the
+vocabulary of their tokenizers is the one that open_clip ships.
 """
 
 import gzip
 import json
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -20,69 +21,75 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
 from krona.adapter.inject import TEXT_ENCODERS
 from krona.base.quiet import unused_weights_told
 from krona.errors import KronaError
-
-ORIGINALS = Path(__file__).parent / "originals"
-_CROSS_ATTENTION = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
-_BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+from krona.storage.header import read_header
 
 
-def original_config(path: Path) -> Path:
-    """The folder in originals/ whose configs describe a single file, told by its text width.
-
-    Raises: KronaError if the file is damaged or is no Stable Diffusion 1.x, 2.x or XL checkpoint.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = set(file.keys())
-            attention = [key for i in (1, 4) if (key := _CROSS_ATTENTION.format(i)) in keys]
-            width = file.get_slice(attention[0]).get_shape()[1] if attention else None
-    except SafetensorError as error:
-        raise KronaError(f"checkpoint {path} is damaged or cut short: {error}") from error
-    if width not in _BY_TEXT_WIDTH:
-        some = ", ".join(sorted(keys)[:2]) or "nothing"
-        raise KronaError(
-            f"checkpoint {path} is no Stable Diffusion 1.x, 2.x or XL checkpoint in one file: it "
-            f"holds {some}. For a variant of their shape, give its diffusers folder instead"
-        )
-    return ORIGINALS / _BY_TEXT_WIDTH[width]
-
-
-def load_single_file(path: Path, config: Path, *, is_xl: bool, dtype: torch.dtype) -> Any:
+def load_single_file(
+    path: Path,
+    config: Path,
+    *,
+    is_xl: bool,
+    dtype: torch.dtype,
+    vae: Any = None,
+    prediction_type: str | None = None,
+) -> Any:
     """A diffusers pipeline of a checkpoint in one file; its autoencoder is in float32.
 
     Args:
         config: folder in diffusers layout whose configs and tokenizers describe the file; where a
             tokenizer has no vocabulary there, it is CLIP's.
+        vae: the autoencoder; the file's own if not given.
+        prediction_type: instead of what the config's scheduler says.
     Raises: KronaError if the weights are damaged or do not fit the configs.
     """
     pipeline_class = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
     absent = ["feature_extractor", "image_encoder" if is_xl else "safety_checker"]
+    with _misfits_told(path, config), unused_weights_told():
+        pipeline = pipeline_class.from_single_file(
+            str(path),
+            config=str(config),
+            dtype=dtype,
+            local_files_only=True,
+            vae=_load_vae(path, config) if vae is None else vae,
+            **_clip_tokenizers(config),
+            **dict.fromkeys(absent),
+        )
+    _check_text_encoders(path, pipeline)
+    _apply_schedule(path, pipeline, prediction_type)
+    return pipeline
+
+
+def load_single_vae(path: Path, config: Path) -> Any:
+    """The autoencoder of a file that holds one, alone or within a checkpoint; in float32.
+
+    Args:
+        config: folder in diffusers layout whose vae/ describes it.
+    Raises: KronaError if the weights are damaged or do not fit the config.
+    """
+    with _misfits_told(path, config), unused_weights_told():
+        return _load_vae(path, config)
+
+
+def _load_vae(path: Path, config: Path) -> Any:
+    return AutoencoderKL.from_single_file(
+        str(path), config=str(config), subfolder="vae", dtype=torch.float32, local_files_only=True
+    )
+
+
+@contextmanager
+def _misfits_told(path: Path, config: Path) -> Iterator[None]:
+    """Raise KronaError where a file has not what its configs describe."""
     try:
-        with unused_weights_told():
-            pipeline = pipeline_class.from_single_file(
-                str(path),
-                config=str(config),
-                dtype=dtype,
-                local_files_only=True,
-                vae=AutoencoderKL.from_single_file(
-                    str(path), config=str(config), subfolder="vae", dtype=torch.float32
-                ),
-                **_clip_tokenizers(config),
-                **dict.fromkeys(absent),
-            )
+        yield
     except NotImplementedError as error:  # a UNet or an autoencoder with weights on the meta device
         raise KronaError(f"checkpoint {path} lacks weights that {config.name} describes") from error
     except (OSError, LookupError, RuntimeError, ValueError, SingleFileComponentError) as error:
         raise KronaError(f"checkpoint {path} does not fit {config.name}: {error}") from error
-    _check_text_encoders(path, pipeline)
-    _apply_declared_schedule(path, pipeline, may_be_either=config == ORIGINALS / "sd2")
-    return pipeline
 
 
 def _check_text_encoders(path: Path, pipeline: Any) -> None:
@@ -139,23 +146,12 @@ def _byte_letters() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
-def _apply_declared_schedule(path: Path, pipeline: Any, *, may_be_either: bool) -> None:
-    """Follow what the file says of its own training: modelspec metadata, v_pred and ztsnr marks."""
-    with safe_open(path, framework="pt") as file:
-        keys = set(file.keys())
-        declared = (file.metadata() or {}).get("modelspec.prediction_type")
+def _apply_schedule(path: Path, pipeline: Any, prediction_type: str | None) -> None:
+    """Follow what is told of a file's training, and its own mark of a schedule without signal."""
     changes: dict[str, Any] = {}
-    if declared == "v" or "v_pred" in keys:
-        changes["prediction_type"] = "v_prediction"
-    elif declared == "epsilon":
-        changes["prediction_type"] = "epsilon"
-    elif may_be_either:
-        warnings.warn(
-            f"{path} does not say what it predicts; as most 2.x checkpoints it is taken for "
-            "v-prediction at 768 px. For a 512 px base, give a folder of its configs",
-            stacklevel=4,
-        )
-    if "ztsnr" in keys:
+    if prediction_type is not None:
+        changes["prediction_type"] = prediction_type
+    if "ztsnr" in read_header(path).shapes:
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if changes:
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **changes)

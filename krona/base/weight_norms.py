@@ -7,26 +7,31 @@ from safetensors import safe_open
 
 from krona.adapter.inject import TEXT_ENCODERS, is_of_text
 from krona.base.content_hash import content_hash
-from krona.base.families import identity_files, locate, pipeline_family
+from krona.base.families import identity_files, pipeline_family
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 
 _TEXT_PREFIX = "text_model."  # CLIP's files have it; since transformers 5 its modules do not
 
 
-def weight_norms(source: str, paths: Iterable[str], *, base_hash: str) -> dict[str, float]:
+def weight_norms(
+    source: str | BaseSource, paths: Iterable[str], *, base_hash: str
+) -> dict[str, float]:
     """The Frobenius norm of each layer's frozen weight, read one by one: no model is built.
 
     Args:
-        source: "toyland" or a folder in diffusers layout.
+        source: "toyland", a folder in diffusers layout, or a hub's id that was fetched before.
         paths: of attention projections, as in Base.network.
         base_hash: content hash that the checkpoint must have.
     Raises: KronaError if it is not there, is another one, or is a single file, whose layers have
         other names.
     """
-    folder = locate(source)
+    source = BaseSource.of(source)
+    folder = source.locate(is_at_hand=True)
     if not folder.is_dir():
         raise KronaError(f"checkpoint '{source}' is a single file; its layers have other names")
-    if content_hash(identity_files(folder, pipeline_family(folder))) != base_hash:
+    vae = source.locate_vae(is_at_hand=True)
+    if content_hash(identity_files(folder, pipeline_family(folder), vae)) != base_hash:
         raise KronaError(f"checkpoint '{source}' is not the one that the adapter was trained on")
     by_component: dict[str, dict[str, str]] = {}
     for path in paths:

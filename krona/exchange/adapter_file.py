@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from krona.adapter.layers import AdapterConfig, KronLinear, LoraLinear
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 from krona.storage.tensors import read_safetensors, write_safetensors
 
@@ -30,7 +31,9 @@ class Manifest:
 
     Attributes:
         config: kind, factors, targets, init and scale.
-        base_model: the checkpoint as the user named it.  base_hash: of its weights.
+        base_model: the checkpoint as the user named it, a hub's with its commit.
+        base_hash: of its weights.
+        base_vae, base_config: what else it was loaded from, as in BaseSource.
         family: "sd" or "sdxl".  prediction_type: "epsilon" or "v_prediction".
         subject, class_noun, identifier: "duck", "toy", "sks": prompts say "a sks toy".
         prompts: templates that the subject is sampled with.
@@ -53,12 +56,20 @@ class Manifest:
     seed: int
     learning_rate: float
     balance: float | None = None
+    base_vae: str | None = None
+    base_config: str | None = None
     versions: Mapping[str, str] = field(default_factory=package_versions)
     format_version: int = FORMAT_VERSION
 
     @property
     def kind(self) -> str:
         return self.config.kind
+
+    @property
+    def source(self) -> BaseSource:
+        """What the base is loaded from."""
+        config = None if self.base_config is None else Path(self.base_config)
+        return BaseSource(name=self.base_model, vae=self.base_vae, config=config)
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -90,6 +101,8 @@ def _check_texts(manifest: Manifest) -> None:
     """Raise TypeError where a field that is read as text is none."""
     names = ("base_model", "base_hash", "family", "prediction_type", "subject", "class_noun")
     texts = {name: getattr(manifest, name) for name in (*names, "identifier")}
+    further = {name: getattr(manifest, name) for name in ("base_vae", "base_config")}
+    texts |= {name: value for name, value in further.items() if value is not None}
     for name, value in (*texts.items(), *(("prompts", prompt) for prompt in manifest.prompts)):
         if not isinstance(value, str):
             raise TypeError(f"{name} holds {value!r}, which is no text")

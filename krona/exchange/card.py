@@ -14,6 +14,7 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from krona.base.families import Family
+from krona.base.hub import is_hub_id
 from krona.errors import KronaError
 from krona.exchange.adapter_file import Manifest
 from krona.exchange.load_back import Measured
@@ -127,9 +128,11 @@ class Card:
 
 
 def base_name(source: str) -> str:
-    """What the hub calls a checkpoint: an id where the path has it, else its end."""
+    """What the hub calls a checkpoint: an id where it is one or the path has it, else its end."""
     if cached := _HUB_CACHE.search(source):
         return f"{cached[1]}/{cached[2]}"
+    if is_hub_id(source):
+        return source.partition("@")[0]
     return Path(source).name.removesuffix(".safetensors")
 
 

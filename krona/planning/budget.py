@@ -11,6 +11,7 @@ from krona.adapter.layers import Factors
 from krona.base.arithmetic import DTYPES, Precision
 from krona.base.checkpoint import NOTHING_SAVED, Savings
 from krona.base.skeleton import build_skeleton
+from krona.base.source import BaseSource
 from krona.diffusion.sample import images_at_once
 from krona.planning.dry_step import dry_sample
 from krona.planning.plan import PlanConfig, make_plan, num_bytes
@@ -45,7 +46,7 @@ def usable_bytes(free_bytes: int, total_bytes: int, gpu_frac: float) -> int:
     return int(_USABLE_FRAC * min(share_bytes, free_bytes))
 
 
-def fit_budget(base: str, config: PlanConfig, budget_bytes: int | None) -> Savings:
+def fit_budget(base: str | BaseSource, config: PlanConfig, budget_bytes: int | None) -> Savings:
     """The least to give up for a training step to fit; a warning says if nothing suffices.
 
     Offloading goes first: it costs copies at evaluations, checkpointing a forward in every step.
@@ -64,7 +65,10 @@ def fit_budget(base: str, config: PlanConfig, budget_bytes: int | None) -> Savin
 
 
 def fit_factors(
-    base: str, config: PlanConfig, budget_bytes: int | None, sizes: Mapping[Factors, int]
+    base: str | BaseSource,
+    config: PlanConfig,
+    budget_bytes: int | None,
+    sizes: Mapping[Factors, int],
 ) -> tuple[Savings, tuple[Factors, ...]]:
     """What to give up for the largest adapter that can fit, and the factors of all that then do.
 
@@ -97,7 +101,7 @@ def fit_factors(
 
 
 def fit_sampling(
-    base: str,
+    base: str | BaseSource,
     budget_bytes: int | None,
     *,
     precision: Precision,
@@ -142,7 +146,9 @@ def fit_sampling(
     return savings, max(1, num)
 
 
-def _least_savings(base: str, config: PlanConfig, budget_bytes: int) -> tuple[Savings, int]:
+def _least_savings(
+    base: str | BaseSource, config: PlanConfig, budget_bytes: int
+) -> tuple[Savings, int]:
     """The least to give up, and the bytes that are then left; below 0 where nothing suffices."""
     offloaded = Savings(offloads_vae=True, offloads_text=not config.adapter.adapts_text)
     for savings in (NOTHING_SAVED, offloaded, replace(offloaded, has_checkpointing=True)):
@@ -157,7 +163,7 @@ def _least_savings(base: str, config: PlanConfig, budget_bytes: int) -> tuple[Sa
     return savings, spare_bytes
 
 
-def _warn_of_memory(base: str, budget_bytes: int, spare_bytes: int) -> None:
+def _warn_of_memory(base: str | BaseSource, budget_bytes: int, spare_bytes: int) -> None:
     warnings.warn(
         f"a training step on '{base}' needs {(budget_bytes - spare_bytes) / GIB:.2f} GiB, encoders "
         f"offloaded and blocks recomputed, but {budget_bytes / GIB:.2f} GiB are allowed, so it may "

@@ -7,6 +7,7 @@ import torch
 
 from krona.base.arithmetic import DTYPES, Precision, native_precision
 from krona.base.checkpoint import Base, Savings, load_base
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 from krona.planning.budget import GIB, device_budget
 
@@ -49,7 +50,7 @@ class Placement:
             gpu_frac=gpu_frac,
         )
 
-    def load(self, base: str, savings: Savings) -> Base:
+    def load(self, base: str | BaseSource, savings: Savings) -> Base:
         """Load a checkpoint there."""
         device = torch.device(self.device)
         if device.type == "cuda" and self.gpu_frac < 1:

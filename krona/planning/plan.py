@@ -14,11 +14,13 @@ from krona.adapter.inject import Adapter, attention_linears, check_fit, inject
 from krona.adapter.layers import AdapterConfig
 from krona.base.arithmetic import DTYPES, Precision
 from krona.base.skeleton import Skeleton, build_skeleton
+from krona.base.source import BaseSource
 from krona.errors import KronaError, check_choice
 from krona.exchange.formats.merged_file import odd_parts
 from krona.exchange.formats.squares import Shape
 from krona.planning.dry_step import dry_step
 from krona.planning.loaders import Loader, exact_lora_rank, loaders
+from krona.planning.plan_cache import remembered_plan
 from krona.planning.trace import StepCost
 from krona.storage.tensors import float32_file_bytes
 from krona.train.config import Mixed
@@ -133,13 +135,22 @@ class Plan:
         return values
 
 
-def make_plan(base: str, config: PlanConfig) -> Plan:
-    """Size and cost of training an adapter on a base.
+def make_plan(base: str | BaseSource, config: PlanConfig) -> Plan:
+    """Size and cost of training an adapter on a base; a machine computes each but once.
 
     Args:
-        base: "sd15", "sd21", "sdxl", or a path as load_base takes it; only its configs are read.
+        base: "sd15", "sd21", "sd21-base", "sdxl", or what load_base takes; only its configs are
+            read.
     Raises: KronaError if there is no such base, or the factors or the resolution do not fit it.
     """
+    source = BaseSource.of(base)
+    values = remembered_plan(source, config, lambda: asdict(_trace(source, config)))
+    values["memory"] = Memory(**values["memory"])
+    values["loaders"] = tuple(Loader(**loader) for loader in values["loaders"])
+    return Plan(**values | {"base": source.name})
+
+
+def _trace(base: BaseSource, config: PlanConfig) -> Plan:
     with FakeTensorMode():
         skeleton = build_skeleton(base, DTYPES[config.precision])
         resolution = config.resolution or skeleton.resolution
@@ -159,7 +170,7 @@ def make_plan(base: str, config: PlanConfig) -> Plan:
     shapes = _layer_shapes(adapters)
     num_params = sum(adapter.num_params for adapter in adapters.values())
     return Plan(
-        base=base,
+        base=base.name,
         family=skeleton.family,
         resolution=resolution,
         num_layers=len(shapes),

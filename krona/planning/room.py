@@ -10,6 +10,7 @@ from krona.adapter.kron import num_kron_params, valid_factors
 from krona.adapter.layers import AdapterConfig, Factors
 from krona.base.checkpoint import Savings
 from krona.base.skeleton import build_skeleton
+from krona.base.source import BaseSource
 from krona.errors import KronaError, nearest_pair
 from krona.planning.budget import GIB, fit_factors
 from krona.planning.plan import PlanConfig
@@ -33,7 +34,7 @@ class Room:
 
 
 def make_room(
-    base: str,
+    base: str | BaseSource,
     config: PlanConfig,
     budget_bytes: int | None,
     *,
@@ -66,7 +67,7 @@ def make_room(
     return Room(factors=fitting, savings=savings)
 
 
-def _layer_shapes(base: str, config: AdapterConfig) -> list[Shape]:
+def _layer_shapes(base: str | BaseSource, config: AdapterConfig) -> list[Shape]:
     """(out, in) of every layer that an adapter may go on."""
     with torch.device("meta"):
         skeleton = build_skeleton(base)

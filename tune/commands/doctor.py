@@ -29,7 +29,8 @@ def doctor(*, base: str = "toyland", tracking_uri: str | None = None) -> None:
     """Print what this machine has and what is missing; exit 1 if a sweep could not run.
 
     Args:
-        base: Checkpoint to try: 'toyland', a folder in diffusers layout, or a .safetensors file.
+        base: Checkpoint to try: 'toyland', a folder in diffusers layout, a .safetensors file,
+            or a hub's id, which is fetched.
         tracking_uri: MLflow store to try. Unless given: $MLFLOW_TRACKING_URI or
             sqlite:///mlflow.db.
     """

@@ -15,6 +15,8 @@ def export(
     output: Path | None = None,
     subject: str | None = None,
     base: str | None = None,
+    vae: str | None = None,
+    config: Path | None = None,
     any_base: bool = False,
     tracking_uri: str | None = None,
 ) -> None:
@@ -33,6 +35,8 @@ def export(
         output: File or folder to write. Unless given: in exports/SUBJECT-FORMAT.
         subject: Whose champion. Unless given: that of the newest sweep.
         base: Checkpoint the adapter was trained on. Unless given: as its manifest says.
+        vae: Autoencoder instead of its own: a folder, a .safetensors file, or a hub's id.
+        config: What a checkpoint in one file is: a folder in diffusers layout, or a YAML.
         any_base: Accept another base than that one.
         tracking_uri: MLflow store. Unless given: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.
     """
@@ -43,9 +47,9 @@ def export(
 
     path = find_adapter(run, subject=subject, tracking_uri=tracking_uri)
     origin = read_origin(path)
-    source = base_of(path, origin, base)
+    source = base_of(path, origin, base, vae=vae, config=config)
     output = output or default_output(origin.name, format)
-    check_request(path, base=source, format=format, output=output, rank=rank)
+    check_request(path, base=source.name, format=format, output=output, rank=rank)
     report = export_adapter(
         path,
         base=load_base(source),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from krona.errors import KronaError
@@ -18,6 +19,8 @@ _PAIR = re.compile(r"(?:([qkvo])=)?(\d+)[x,](\d+)")
 def plan(
     *,
     base: str = TOYLAND,
+    vae: str | None = None,
+    config: Path | None = None,
     factors: tuple[str, ...] = (f"{TrialSettings.a1}x{TrialSettings.a2}",),
     lora_rank: int | None = None,
     targets: str = TrialSettings.targets,
@@ -33,7 +36,10 @@ def plan(
     """Print an adapter's size, memory, FLOPs and the tools that load it; no weights are needed.
 
     Args:
-        base: sd15, sd21, sdxl, toyland, a folder in diffusers layout, or a .safetensors file.
+        base: sd15, sd21, sd21-base, sdxl, toyland, a folder in diffusers layout, a .safetensors
+            file, or a hub's id, of which the configs are fetched.
+        vae: Autoencoder instead of its own: a folder, a .safetensors file, or a hub's id.
+        config: What a checkpoint in one file is: a folder in diffusers layout, or a YAML.
         factors: Shape of A, as a1xa2 for all projections, or one for each: q=4x64 k=8x64.
         lora_rank: Plan a LoRA of this rank instead.
         targets: Adapted attention projections: any of the letters q, k, v, o.
@@ -46,9 +52,10 @@ def plan(
         keep_encoders: Keep the text encoders and the autoencoder on the device.
         json: Print JSON for scripts.
     """
+    from krona.base.source import BaseSource
     from krona.planning.plan import PlanConfig, make_plan
 
-    config = PlanConfig(
+    planned = PlanConfig(
         adapter=replace(
             adapter_config(factors, lora_rank, TrialSettings(targets=targets).targets),
             adapts_text=text_encoders,
@@ -60,11 +67,11 @@ def plan(
         has_checkpointing=gradient_checkpointing,
         keeps_encoders=keep_encoders,
     )
-    made = make_plan(base, config)
+    made = make_plan(BaseSource(name=base, vae=vae, config=config), planned)
     if json:
         _print_json(made)
     else:
-        _print_tables(made, config)
+        _print_tables(made, planned)
 
 
 def adapter_config(factors: tuple[str, ...], lora_rank: int | None, targets: str) -> Any:

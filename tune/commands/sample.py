@@ -14,6 +14,8 @@ def sample(
     *,
     adapter: str | None = None,
     base: str | None = None,
+    vae: str | None = None,
+    config: Path | None = None,
     any_base: bool = False,
     output: Path = Path("samples"),
     images_per_prompt: int = 4,
@@ -35,6 +37,8 @@ def sample(
         adapter: Adapter file, or the MLflow run that holds it. Unless given: none, the plain base.
             Krona's own, LoKr in kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
         base: Checkpoint. Unless given: the one the adapter was trained on, else toyland.
+        vae: Autoencoder instead of its own: a folder, a .safetensors file, or a hub's id.
+        config: What a checkpoint in one file is: a folder in diffusers layout, or a YAML.
         any_base: Accept another base than the one the adapter was trained on.
         output: Folder that gets one PNG for each image, and sheet.png with all of them.
         images_per_prompt: Images for each prompt.
@@ -53,6 +57,7 @@ def sample(
             sqlite:///mlflow.db.
     """
     from evals.protocol import Protocol
+    from krona.base.source import BaseSource
     from krona.diffusion.sample import sample as draw
     from krona.errors import KronaError
     from krona.exchange.attach import attach, read_origin
@@ -75,7 +80,10 @@ def sample(
     check_folder(output, "--output")
     path = None if adapter is None else find_adapter(adapter, tracking_uri=tracking_uri)
     origin = Origin(name="") if path is None else read_origin(path)
-    source = base or TOYLAND if path is None else base_of(path, origin, base)
+    if path is None:
+        source = BaseSource(name=base or TOYLAND, vae=vae, config=config)
+    else:
+        source = base_of(path, origin, base, vae=vae, config=config)
     place = Placement.of(device, precision, memory_gib)
     savings, batch_size = fit_sampling(
         source,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from krona.base.source import lasting
 from krona.errors import KronaError, nearest
 from krona.storage.atomic import write_atomically
 from tune.config.sweep import SweepConfig, from_json, to_json
@@ -143,11 +144,13 @@ def _newest(storage: Path, config: SweepConfig) -> str:
 def _absolute(config: SweepConfig) -> SweepConfig:
     """Settings that mean the same from another folder."""
     experiment = config.experiment
-    base = Path(experiment.base)
+    source = lasting(experiment.source)
     paths = {
         name: getattr(experiment, name).resolve()
         for name in ("photos", "cache_dir")
         if getattr(experiment, name) is not None
     }
-    experiment = replace(experiment, **paths, base=str(base.resolve() if base.exists() else base))
+    experiment = replace(
+        experiment, **paths, base=source.name, vae=source.vae, config=source.config
+    )
     return replace(config, experiment=experiment, tracking_uri=config.tracking())

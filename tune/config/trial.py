@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evals.protocol import Protocol
+from krona.base.source import BaseSource
 from krona.errors import KronaError, nearest
 from tune.names import check_name
 
@@ -37,7 +38,14 @@ class ExperimentConfig:
     identifier: str | None = None
     """Rare token that stands for the subject in prompts. Unless given: sks."""
     base: str = TOYLAND
-    """Checkpoint: 'toyland', a folder in diffusers layout, or a single .safetensors file."""
+    """Checkpoint: 'toyland', a folder in diffusers layout, a single .safetensors file, or a hub's
+    id ORG/NAME or ORG/NAME@REVISION, of which only what is needed is fetched."""
+    vae: str | None = None
+    """Autoencoder instead of the checkpoint's own, for files without one or a repaired one: a
+    folder, a .safetensors file, or a hub's id."""
+    config: Path | None = None
+    """What a checkpoint in one file is: a folder in diffusers layout, weights not needed, or the
+    YAML that it was published with. Unless given: what the file says itself."""
     scorer: str | None = None
     """open_clip scorer: 'toyland', a local folder, or MODEL:PRETRAINED. Unless given: toyland for
     the embedded base, else ViT-B-32:openai."""
@@ -83,6 +91,11 @@ class ExperimentConfig:
     def subject_name(self) -> str:
         """The subject's name: the given one, the photo folder's, or the first embedded one."""
         return self.subject or (self.photos.resolve().name if self.photos else DEFAULT_SUBJECT)
+
+    @property
+    def source(self) -> BaseSource:
+        """What the base is loaded from."""
+        return BaseSource(name=self.base, vae=self.vae, config=self.config)
 
     @property
     def clip_source(self) -> str:

@@ -1,9 +1,11 @@
 """What an adapter is called: a file or an MLflow run in; its file, its base and its samples out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 from krona.exchange.attach import read_origin
 from krona.exchange.card import Showcase
@@ -17,13 +19,21 @@ if TYPE_CHECKING:
     from tune.records.tracking import Tracker
 
 
-def base_of(path: Path, origin: Origin, base: str | None) -> str:
+def base_of(
+    path: Path,
+    origin: Origin,
+    base: str | None,
+    *,
+    vae: str | None = None,
+    config: Path | None = None,
+) -> BaseSource:
     """The checkpoint that was asked for, else the one that the adapter was trained on."""
     if base is not None:
-        return base
+        return BaseSource(name=base, vae=vae, config=config)
     if origin.manifest is None:
         raise KronaError(f"{path} does not say which checkpoint it was made for; give --base")
-    return origin.manifest.base_model
+    trained = origin.manifest.source
+    return replace(trained, vae=vae or trained.vae, config=config or trained.config)
 
 
 def find_adapter(

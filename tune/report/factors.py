@@ -149,6 +149,6 @@ def _sum_of_squares(layers: Sequence[Layer]) -> float:
 def _weight_norms(manifest: Manifest, paths: Mapping[str, str]) -> tuple[dict[str, float], str]:
     """‖W‖ by layer, or why it is not known."""
     try:
-        return weight_norms(manifest.base_model, paths, base_hash=manifest.base_hash), ""
+        return weight_norms(manifest.source, paths, base_hash=manifest.base_hash), ""
     except (KronaError, OSError) as error:
         return {}, str(error)

@@ -5,7 +5,10 @@ import warnings
 from pathlib import Path
 
 from evals.sources import check_clip, check_dino
-from krona.base.families import check_components, locate, pipeline_family
+from krona.base.families import check_components, pipeline_family
+from krona.base.hub_files import VAE
+from krona.base.original_config import check_autoencoder, describe
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 from krona.subject.folder import image_paths
 from krona.subject.subject import load_subject
@@ -24,11 +27,9 @@ def check_folder(folder: Path, option: str) -> None:
 def check_experiment(config: ExperimentConfig) -> None:
     """Raise KronaError for a base, a subject, photos or an encoder that are not there.
 
-    What is in them is read when they are loaded.
+    A hub's base is fetched; what is in them is read when they are loaded.
     """
-    base = locate(config.base)
-    if base.is_dir():
-        check_components(base, pipeline_family(base))
+    _check_base(config.source)
     subject = load_subject(
         config.subject_name,
         photos=config.photos,
@@ -41,3 +42,14 @@ def check_experiment(config: ExperimentConfig) -> None:
     check_clip(config.clip_source)
     if config.dino_source:
         check_dino(config.dino_source)
+
+
+def _check_base(source: BaseSource) -> None:
+    path, vae = source.locate(), source.locate_vae()
+    if path.is_dir():
+        check_components(path, pipeline_family(path), without=() if vae is None else (VAE,))
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when the base is loaded
+        describe(path, source.config)
+    check_autoencoder(path, vae)

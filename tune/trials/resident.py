@@ -9,6 +9,7 @@ from krona.adapter.kron import divisors
 from krona.adapter.layers import PROJECTIONS, AdapterConfig, Factors, Projection
 from krona.base.arithmetic import DTYPES
 from krona.base.checkpoint import Base
+from krona.base.source import lasting
 from krona.errors import nearest_pair
 from krona.exchange.adapter_file import Manifest
 from krona.planning.budget import fit_budget
@@ -75,7 +76,7 @@ class Resident:
             class_noun=config.class_noun,
             identifier=config.identifier,
         )
-        base = place.load(config.base, room.savings)
+        base = place.load(config.source, room.savings)
         photos = load_photos(subject.photos_dir, resolution=config.resolution or base.resolution)
         for said in photos.captions:
             subject.caption(said)  # a wrong one ends it here, and not each trial
@@ -146,11 +147,13 @@ class Resident:
 
     def manifest(self, settings: TrialSettings, *, step: int, balance: float) -> Manifest:
         """What an adapter file says of where it comes from."""
-        base, subject = self.base, self.subject
+        base, subject, source = self.base, self.subject, lasting(self.config.source)
         return Manifest(
             config=adapter_config(self.config, settings),
             base_model=base.source,
             base_hash=base.content_hash,
+            base_vae=source.vae,
+            base_config=None if source.config is None else str(source.config),
             family=base.family,
             prediction_type=base.prediction_type,
             subject=subject.name,
@@ -194,6 +197,6 @@ def _room(config: ExperimentConfig, adapters: TrialSettings | Choices, place: Pl
         keeps_average=config.ema_decay > 0,
     )
     if isinstance(adapters, Choices):
-        return make_room(config.base, plan, place.budget_bytes, **asdict(adapters))
-    savings = fit_budget(config.base, plan, place.budget_bytes)
+        return make_room(config.source, plan, place.budget_bytes, **asdict(adapters))
+    savings = fit_budget(config.source, plan, place.budget_bytes)
     return Room(factors=((trial.a1, trial.a2),), savings=savings)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from krona.base.checkpoint import Base, load_base
+from krona.errors import KronaError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -56,6 +57,25 @@ def test_a_component_may_have_its_half_precision_variant_alone(
         strict=True,
     ):
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_shards_load_as_those_in_one_file(
+    sd: Base, folder: Path, variant: str | None
+) -> None:
+    for name, module in (("unet", sd.unet), ("vae", sd.vae), ("text_encoder", sd.text_encoders[0])):
+        for path in (folder / name).glob("*.safetensors"):
+            path.unlink()
+        module.save_pretrained(folder / name, max_shard_size="100KB", variant=variant)
+        assert len(list((folder / name).glob("*-of-*.safetensors"))) > 1
+    base = load_base(folder)
+    for ours, theirs in ((base.unet, sd.unet), (base.vae, sd.vae)):
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    ours, theirs = base.text_encoders[0], sd.text_encoders[0]
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    min((folder / "unet").glob("*-of-*.safetensors")).unlink()
+    with pytest.raises(KronaError, match=r"incomplete: unet/ .*shards"):
+        load_base(folder)
 
 
 def test_full_precision_is_read_where_a_component_has_both(sd: Base, folder: Path) -> None:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from original_naming import original_state
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from krona.base.checkpoint import Base, load_base
 from krona.base.families import pipeline_family
-from krona.base.single_file import clip_tokenizer, original_config
+from krona.base.original_config import describe
+from krona.base.single_file import clip_tokenizer
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 
 SD1_TEXT = ("cond_stage_model.transformer.",)
@@ -38,7 +40,7 @@ def _marked_file(path: Path, block: int, text_width: int) -> Path:
 def test_the_shipped_configs_have_the_originals_parameter_counts(
     tmp_path: Path, name: str, block: int, text_width: int, unet: int, text_encoders: list[int]
 ) -> None:
-    folder = original_config(_marked_file(tmp_path / "x.safetensors", block, text_width))
+    folder = describe(_marked_file(tmp_path / "x.safetensors", block, text_width)).folder
     assert folder.name == name
     classes = [CLIPTextModel, CLIPTextModelWithProjection]
     with torch.device("meta"):
@@ -75,7 +77,7 @@ def test_one_file_loads_as_its_folder_does(
     base: Base = request.getfixturevalue(name)
     path = tmp_path / "model.safetensors"
     save_file(original_state(base.pipeline(), text=text), path)
-    loaded = load_base(path, config=Path(base.source))
+    loaded = load_base(BaseSource(name=str(path), config=Path(base.source)))
     for ours, theirs in zip(
         (loaded.unet, loaded.vae, *loaded.text_encoders),
         (base.unet, base.vae, *base.text_encoders),
@@ -105,7 +107,7 @@ def test_a_file_may_declare_what_it_predicts(
 ) -> None:
     path = tmp_path / "model.safetensors"
     save_file(original_state(sd.pipeline(), text=SD1_TEXT) | extra, path, metadata)
-    assert load_base(path, config=Path(sd.source)).prediction_type == expected
+    assert load_base(BaseSource(name=str(path), config=Path(sd.source))).prediction_type == expected
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_a_file_that_lacks_weights_is_refused(
     del state[name]
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(KronaError, match=message):
-        load_base(tmp_path / "model.safetensors", config=Path(sd.source))
+        load_base(BaseSource(name=str(tmp_path / "model.safetensors"), config=Path(sd.source)))
 
 
 def test_weights_of_a_file_that_nothing_takes_are_told_of(sd: Base, tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_weights_of_a_file_that_nothing_takes_are_told_of(sd: Base, tmp_path: Pa
     state["first_stage_model.encoder.down.0.block.0.norm1.extra"] = torch.zeros(2)
     save_file(state, tmp_path / "model.safetensors")
     with pytest.warns(UserWarning, match="not used when initializing AutoencoderKL"):
-        load_base(tmp_path / "model.safetensors", config=Path(sd.source))
+        load_base(BaseSource(name=str(tmp_path / "model.safetensors"), config=Path(sd.source)))
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
@@ -147,5 +149,9 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     pickled.write_bytes(b"PK")
     with pytest.raises(KronaError, match="pickled"):
         load_base(pickled)
+    hollow = _marked_file(tmp_path / "hollow.safetensors", 1, 768)
+    with pytest.raises(KronaError, match="holds no autoencoder"):
+        load_base(hollow)
+    save_file(load_file(hollow) | {"first_stage_model.x": torch.zeros(1)}, hollow)
     with pytest.raises(KronaError, match="does not fit sd1"):
-        load_base(_marked_file(tmp_path / "hollow.safetensors", 1, 768))
+        load_base(hollow)

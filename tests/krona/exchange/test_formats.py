@@ -21,6 +21,7 @@ from trained import assert_close, draw, make_manifest, place, predict, unchanged
 from krona.adapter.inject import inject
 from krona.adapter.layers import AdapterConfig
 from krona.base.checkpoint import Base, load_base
+from krona.base.source import BaseSource
 from krona.exchange.adapter_file import save_adapter
 from krona.exchange.attach import attach
 from krona.exchange.export import export_adapter
@@ -71,7 +72,7 @@ def comfyui(base: Base, output: Path, folder: Path) -> Base:
         state[names[layer]] = state[names[layer]] + update
     path = folder / "comfyui.safetensors"
     save_file(state, path, _schedule(base))
-    return load_base(path, config=Path(base.source))
+    return load_base(BaseSource(name=str(path), config=Path(base.source)))
 
 
 def _schedule(base: Base) -> dict[str, str]:
@@ -110,7 +111,7 @@ def merged(base: Base, output: Path, folder: Path) -> Base:
 
 
 def merged_file(base: Base, output: Path, folder: Path) -> Base:
-    return load_base(output, config=Path(base.source))
+    return load_base(BaseSource(name=str(output), config=Path(base.source)))
 
 
 TOOLS: dict[str, Callable[[Base, Path, Path], Base]] = {
@@ -250,7 +251,10 @@ def test_single_file_of_wide_text_encoder_is_in_open_clips_naming(
     export_adapter(path, base=sd2, format="merged-file", output=output)
     expected = original_state(sd2.pipeline(), text=("cond_stage_model.model.",))
     assert load_file(output).keys() == expected.keys()
-    assert load_base(output, config=Path(sd2.source)).prediction_type == "v_prediction"
+    assert (
+        load_base(BaseSource(name=str(output), config=Path(sd2.source))).prediction_type
+        == "v_prediction"
+    )
 
 
 @pytest.mark.parametrize("config", [SQUARE, LORA])
