@@ -31,7 +31,9 @@ def load_vae(path: Path, config: Path) -> Any:
         return load_single_vae(path, config)
     vae = load_model(vae_class(path), path, torch.float32, told=f"vae {path}")
     scale = vae.config.scaling_factor
-    if scale != (own := _config(config / VAE).get("scaling_factor", scale)):
+    is_described = (config / VAE / "config.json").exists()
+    own = _config(config / VAE).get("scaling_factor", scale) if is_described else scale
+    if scale != own:
         warnings.warn(
             f"vae {path} scales latents by {scale}, and the base's own by {own}: it is of another "
             "family of checkpoints",
@@ -42,12 +44,10 @@ def load_vae(path: Path, config: Path) -> Any:
 
 def vae_class(folder: Path) -> Any:
     """The class that an autoencoder's config.json names. Raises KronaError if it names none."""
-    name = _config(folder).get("_class_name")
-    if not str(name).startswith("Autoencoder"):
-        raise KronaError(
-            f"{folder} holds a {name}, no autoencoder; give one of a checkpoint's kind"
-        )
-    return library_class(folder, VAE, "diffusers", str(name))
+    name = str(_config(folder).get("_class_name"))
+    if not name.startswith("Autoencoder"):
+        raise KronaError(f"vae {folder} holds a {name}; give a folder of an AutoencoderKL")
+    return library_class(folder, VAE, "diffusers", name)
 
 
 def _check_is_vae(path: Path) -> None:

@@ -5,7 +5,7 @@ versions; no weights, so that checkpoints of one shape share their plans.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import krona
+from krona.adapter.inject import TEXT_ENCODERS
 from krona.base.skeleton import config_folders
 from krona.base.source import BaseSource
 from krona.storage.cache import default_cache_dir
@@ -30,9 +31,10 @@ def remembered_plan(
         settings: the PlanConfig.
     """
     folder, vae = config_folders(base)
-    configs = [folder / "model_index.json", *sorted(folder.glob("*/config.json"))]
+    read = [f"{name}/config.json" for name in ("unet", *TEXT_ENCODERS)]
+    configs = {name: folder / name for name in ("model_index.json", *read)}
     key = {
-        "configs": _digest([*configs, vae / "config.json"]),
+        "configs": _digest(configs | {"vae/config.json": vae / "config.json"}),
         "settings": asdict(settings),
         "code": _code(),
         "versions": {name: version(name) for name in _LIBRARIES},
@@ -42,12 +44,14 @@ def remembered_plan(
 
 @cache
 def _code() -> str:
-    return _digest(sorted(Path(krona.__file__).parent.rglob("*.py")))
+    root = Path(krona.__file__).parent
+    return _digest({str(path.relative_to(root)): path for path in sorted(root.rglob("*.py"))})
 
 
-def _digest(files: Iterable[Path]) -> str:
+def _digest(files: Mapping[str, Path]) -> str:
+    """Of files by their names; one that is not there counts as empty."""
     digest = hashlib.sha256()
-    for path in files:
+    for name, path in files.items():
         content = path.read_bytes() if path.exists() else b""
-        digest.update(f"{path.parent.name}/{path.name} {len(content)}\n".encode() + content)
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -30,7 +30,7 @@ def _file(folder: Path, width: int = 1024, **metadata: str) -> Path:
 
 
 def _yaml(folder: Path, told: str = "", *, width: int = 1024, channels: int = 320) -> Path:
-    path = folder / "inference.yaml"
+    path = folder / f"{width}-{channels}-{len(told)}.yaml"
     path.write_text(YAML.format(told=told, width=width, channels=channels))
     return path
 
