@@ -1,11 +1,11 @@
-"""Checkpoints of full size in; out, what each command takes on a CPU: seconds, memory, and the plan.
+"""Checkpoints of full size in; out, what each command takes on a CPU: time, memory, and the plan.
 
 SD 1.5 as a folder and in one file, SDXL in one file, random weights in half precision
-(random_checkpoint.py). Each goes through `krona plan`, `train`, `sample`, `export` and back, the
-commands as a user types them, each in a process of its own. Least possible memory: the frozen weights
-in their precision, which `krona plan` tells.
+(random_checkpoint.py). Each goes through `krona plan`, `train`, `sample`, `export` and back, as
+a user types them, each in a process of its own. Least possible memory: the frozen weights in their
+precision, which `krona plan` tells; a process has the libraries and files' pages besides.
 
-Run: python benchmarks/full_size.py [--help]. It needs 8 GB of disk for SDXL, and nothing beside it.
+Run: python benchmarks/full_size.py [--help]. SDXL takes 14 GB of disk for a while, 20 of memory.
 """
 
 import json
@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +25,13 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from krona.base.arithmetic import DTYPES, Precision
+from krona.base.checkpoint import load_base
+from krona.exchange.formats.merged_file import original_tensors
+from krona.toyland.embedded import SUBJECTS
 
 KRONA = Path(sys.executable).with_name("krona")
 Case = Literal["sd15-folder", "sd15-file", "sdxl-file"]
+SUBJECT = 'class = "toy"\nprompts = ["a {} on the beach", "a red {}"]\n'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +40,11 @@ class Config:
 
     cases: tuple[Case, ...] = ("sd15-folder", "sd15-file", "sdxl-file")
     """Checkpoints, one after another."""
-    work: Path = Path("full-size")
-    """Folder for the checkpoints, which are deleted again."""
-    resolution: int = 256
+    work: str = "full-size"
+    """Folder for the checkpoints; it is made, and deleted again."""
+    resolution: int = 128
     """Side of images in pixels; the weights are those of full size in any case."""
-    precision: Precision = "bf16"
+    precision: Precision = "fp32"
     """Of the frozen weights in training and sampling; exports are computed in fp32."""
     steps: int = 2
     """Optimizer steps."""
@@ -48,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One command on one checkpoint: seconds, the process's peak GiB, and the plan's, of training."""
+    """What a command took on a checkpoint, and the memory that the plan says of it, if it does."""
 
     case: str
     command: str
@@ -58,79 +62,74 @@ class Measured:
 
 
 def make_checkpoint(case: Case, work: Path) -> Path:
-    """A folder in diffusers layout, or one file under the names that the originals have."""
+    """A folder in diffusers layout, or one file with the names that the originals have."""
     name, _, layout = case.partition("-")
     folder = random_checkpoint(name, work / name, dtype=DTYPES["fp16"])
     if layout == "folder":
         return folder
+    base = load_base(folder, dtype=DTYPES["fp16"])
     path = work / f"{name}.safetensors"
-    save_file(_original(folder, name), path)
+    save_file({key: t.half().contiguous() for key, t in original_tensors(base).items()}, path)
     shutil.rmtree(folder)
     return path
 
 
-def _original(folder: Path, name: str) -> dict[str, object]:
-    from krona.base.checkpoint import load_base
-    from krona.exchange.formats.merged_file import _tensors
+def make_photos(folder: Path) -> Path:
+    """Three photos of one of Toyland's subjects, which is asked for with two prompts."""
+    folder.mkdir()
+    for photo in sorted((SUBJECTS / "duck").glob("*.png"))[:3]:
+        shutil.copy(photo, folder)
+    (folder / "subject.toml").write_text(SUBJECT)
+    return folder
 
-    base = load_base(folder, dtype=DTYPES["fp16"])
-    return {key: tensor.half().contiguous() for key, tensor in _tensors(base).items()}
+
+def commands(base: Path, work: Path, config: Config) -> dict[str, list[str]]:
+    """What is typed, by what the table calls it."""
+    adapter = str(work / "trained/adapter.safetensors")
+    exported = str(work / "exported/adapter.safetensors")
+    shared = ["--resolution", str(config.resolution), "--precision", config.precision]
+    of_base = ["--base", str(base), *shared]
+    quick = ["--images-per-prompt", "1", "--sampling-steps", "2"]
+    scored = ["--photos", str(work / "photos"), "--scorer", "toyland", "--dino", "toyland"]
+    steps = str(config.steps)
+    once = ["--steps", steps, "--eval-every", steps, "--batch-size", "1"]
+    once += ["--output", str(work / "trained")]
+    drawn = ["--output", str(work / "drawn")]
+    return {
+        "plan": ["plan", *of_base, "--batch-size", "1", "--json"],
+        "train": ["train", *of_base, *quick, *scored, *once],
+        "sample": ["sample", "a {}", "--adapter", adapter, *shared, *quick, *drawn],
+        "export": ["export", adapter, "--output", exported],
+        "sample the export": ["sample", "a toy", "--adapter", exported, *of_base, *quick, *drawn],
+    }
 
 
-def run(case: str, work: Path, *words: str) -> tuple[Measured, str]:
-    """Run `krona WORDS`; what it took, and what it printed."""
-    out = work / "out.txt"
-    with out.open("wb") as file:
-        start_s = time.perf_counter()
-        pid = os.posix_spawn(
-            KRONA,
-            [str(KRONA), *words],
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, file.fileno(), 1)],
-        )
-        _, status, usage = os.wait4(pid, 0)
-        seconds = time.perf_counter() - start_s
+def run(words: list[str], out: Path) -> tuple[float, float]:
+    """Run `krona WORDS`; seconds, and the most GiB that the process had."""
+    actions = [(os.POSIX_SPAWN_OPEN, 1, str(out), os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)]
+    start_s = time.perf_counter()
+    pid = os.posix_spawn(KRONA, [str(KRONA), *words], os.environ, file_actions=actions)
+    _, status, usage = os.wait4(pid, 0)
+    seconds = time.perf_counter() - start_s
     if status:
-        raise SystemExit(f"krona {' '.join(words)} failed")
-    measured = Measured(
-        case=case, command=words[0], seconds=seconds, peak_gib=usage.ru_maxrss / 2**20
-    )
-    return measured, out.read_text()
+        raise SystemExit(f"failed: krona {' '.join(words)}")
+    return seconds, usage.ru_maxrss / 2**20
 
 
 def measure(case: Case, config: Config) -> list[Measured]:
     """All commands on one checkpoint, which is deleted again."""
-    work = config.work.absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    base = make_checkpoint(case, work)
-    side, precision = str(config.resolution), config.precision
-    named = ("--base", str(base))
-    shared = ("--resolution", side, "--precision", precision)
-    trained, adapter = work / "trained", work / "trained/adapter.safetensors"
-    exported = work / "exported/adapter.safetensors"
-    quick = ("--images-per-prompt", "1", "--sampling-steps", "2")
-    toyland = ("--scorer", "toyland", "--dino", "toyland", "--subject", "duck")
-    once = ("--steps", str(config.steps), "--batch-size", "1", "--output", str(trained))
-    plan, told = run(case, work, "plan", *named, *shared, "--batch-size", "1", "--json")
-    planned_gib = json.loads(told)["memory"]["total"] / 2**30
-    commands = (
-        ("train", *named, *shared, *once, *quick, *toyland),
-        ("sample", "a {}", "--adapter", str(adapter), *shared, *quick, "--output", str(work / "s")),
-        ("export", str(adapter), "--format", "kohya", "--output", str(exported)),
-    )
-    results = [plan]
+    work, results = Path(config.work).absolute(), []
+    work.mkdir(parents=True)
     try:
-        for words in commands:
-            measured, _ = run(case, work, *words)
-            is_training = words[0] == "train"
-            results.append(
-                Measured(**asdict(measured) | {"planned_gib": planned_gib})
-                if is_training
-                else measured
-            )
-        back = ("sample", "a sks toy", "--adapter", str(exported), *named, *shared, *quick)
-        measured, _ = run(case, work, *back, "--output", str(work / "back"))
-        results.append(Measured(**asdict(measured) | {"command": "sample, from the export"}))
+        make_photos(work / "photos")
+        base, out = make_checkpoint(case, work), work / "out"
+        for name, words in commands(base, work, config).items():
+            seconds, peak_gib = run(words, out)
+            if name == "plan":
+                planned_gib = json.loads(out.read_text())["memory"]["total"] / 2**30
+            taken = Measured(case=case, command=name, seconds=seconds, peak_gib=peak_gib)
+            results.append(replace(taken, planned_gib=planned_gib if name == "train" else None))
+            print(results[-1], flush=True)
     finally:
         shutil.rmtree(work)
     return results
@@ -144,7 +143,9 @@ def main(config: Config) -> None:
         planned = "" if m.planned_gib is None else f"{m.planned_gib:.2f}"
         table.add_row(m.case, m.command, f"{m.seconds:.0f}", f"{m.peak_gib:.2f}", planned)
     Console().print(table)
-    save("full_size", config, "cpu", {"results": [asdict(m) for m in results]})
+    print(
+        f"written to {save('full_size', config, 'cpu', {'results': [asdict(m) for m in results]})}"
+    )
 
 
 if __name__ == "__main__":

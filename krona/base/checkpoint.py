@@ -175,7 +175,8 @@ def _load_file(
         vae=None if vae is None else load_vae(vae, folder),
         prediction_type=described.prediction_type,
     )
-    return pipeline, [path, *sorted(folder.rglob("*.json")), *vae_files(vae)]
+    told = [config] if config is not None and config.is_file() else []
+    return pipeline, [path, *told, *sorted(folder.rglob("*.json")), *vae_files(vae)]
 
 
 def _freeze(

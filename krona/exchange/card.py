@@ -131,7 +131,7 @@ def base_name(source: str) -> str:
     """What the hub calls a checkpoint: an id where it is one or the path has it, else its end."""
     if cached := _HUB_CACHE.search(source):
         return f"{cached[1]}/{cached[2]}"
-    if is_hub_id(source):
+    if is_hub_id(source) and "@" in source:  # without a commit it may be a path
         return source.partition("@")[0]
     return Path(source).name.removesuffix(".safetensors")
 

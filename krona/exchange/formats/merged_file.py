@@ -52,7 +52,9 @@ def odd_parts(unet: Any, vae: Any) -> list[str]:
 def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
     """Save the base's weights, merged, in one file; the base keeps its own."""
     with merged(adapter):
-        tensors = {name: t.detach().cpu().contiguous() for name, t in _tensors(base).items()}
+        tensors = {
+            name: t.detach().cpu().contiguous() for name, t in original_tensors(base).items()
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, _metadata(base, origin))
 
@@ -95,7 +97,7 @@ from diffusers import {pipeline}
 pipe = {pipeline}.from_single_file("{name}")"""
 
 
-def _tensors(base: Base) -> dict[str, Tensor]:
+def original_tensors(base: Base) -> dict[str, Tensor]:
     """All weights under their original names and prefixes."""
     prefixes = ("conditioner.embedders.0.", "conditioner.embedders.1.")
     if base.family == "sd":

@@ -117,6 +117,8 @@ def test_pictures_of_the_same_card_are_replaced_and_any_others_kept(
         ("toyland", "toyland"),
         ("/shared/models/sd-v1.5", "sd-v1.5"),
         ("models/v1-5-pruned.safetensors", "v1-5-pruned"),
+        ("models/sd-v1.5", "sd-v1.5"),
+        ("stabilityai/stable-diffusion-2-1@5cae40e", "stabilityai/stable-diffusion-2-1"),
         (
             "/cache/hub/models--stabilityai--stable-diffusion-xl-base-1.0/snapshots/46216598",
             "stabilityai/stable-diffusion-xl-base-1.0",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 from tune.config.folder import SweepFolder, ignored_options, open_folder
 from tune.config.sweep import SweepConfig, from_json, to_json
@@ -110,6 +111,22 @@ def test_a_new_sweep_ignores_nothing(make_config, tmp_path, monkeypatch):
     experiment = ExperimentConfig(photos=Path("photos"), class_noun="dog", cache_dir=Path("cache"))
     asked = make_config(experiment=experiment, steps=5, tracking_uri="mlruns")
     assert ignored_options(asked, open_folder(asked)[1]) == []
+
+
+def test_a_base_s_parts_mean_the_same_from_another_folder(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base.safetensors", "vae.safetensors", "base.yaml"):
+        (tmp_path / name).touch()
+    experiment = ExperimentConfig(
+        base="base.safetensors", vae="vae.safetensors", config=Path("base.yaml")
+    )
+    begin(make_config(experiment=experiment))
+    kept = open_folder(make_config(resume=True))[1].experiment.source
+    assert kept == BaseSource(
+        name=str(tmp_path / "base.safetensors"),
+        vae=str(tmp_path / "vae.safetensors"),
+        config=tmp_path / "base.yaml",
+    )
 
 
 def test_the_command_that_resumes_is_quoted_for_a_shell(tmp_path, monkeypatch):

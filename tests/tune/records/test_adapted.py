@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from krona.adapter.layers import AdapterConfig
+from krona.base.source import BaseSource
 from krona.errors import KronaError
 from krona.exchange.adapter_file import Manifest, save_adapter
+from krona.exchange.attach import read_origin
 from krona.exchange.origin import Origin
 from tune.names import best_scores, image_key
 from tune.records.adapted import base_of, find_adapter, find_showcase
@@ -30,6 +32,34 @@ def test_a_file_has_nothing_to_show(tmp_path: Path) -> None:
     path.touch()
     showcase = find_showcase(str(path))
     assert (showcase.samples, showcase.scores) == ((), {})
+
+
+def test_an_adapter_is_used_with_all_that_its_base_was_loaded_from(tmp_path: Path) -> None:
+    manifest = Manifest(
+        config=AdapterConfig(factors=(2, 2)),
+        base_model="sdxl.safetensors",
+        base_hash="0",
+        base_vae="org/vae@0",
+        base_config="sdxl.yaml",
+        family="sdxl",
+        prediction_type="epsilon",
+        subject="duck",
+        class_noun="toy",
+        identifier="sks",
+        prompts=("a {}",),
+        steps=1,
+        seed=0,
+        learning_rate=1e-3,
+    )
+    path, config = tmp_path / "adapter.safetensors", Path("sdxl.yaml")
+    factors = {"x.A": torch.ones(2, 2), "x.B": torch.ones(2, 2)}
+    save_adapter(path, factors, manifest)
+    origin = read_origin(path)
+    trained = BaseSource(name="sdxl.safetensors", vae="org/vae@0", config=config)
+    assert base_of(path, origin, None) == trained
+    other = BaseSource(name="sdxl.safetensors", vae="mine", config=config)
+    assert base_of(path, origin, None, vae="mine") == other
+    assert base_of(path, origin, "toyland") == BaseSource(name="toyland")
 
 
 def test_a_run_shows_its_last_scores_and_the_last_image_of_each_prompt(tmp_path: Path) -> None:
@@ -72,6 +102,6 @@ def test_a_run_shows_its_last_scores_and_the_last_image_of_each_prompt(tmp_path:
 
 def test_a_file_that_names_no_base_needs_one() -> None:
     path, origin = Path("lokr.safetensors"), Origin(name="lokr")
-    assert base_of(path, origin, "toyland") == "toyland"
+    assert base_of(path, origin, "toyland", vae="v") == BaseSource(name="toyland", vae="v")
     with pytest.raises(KronaError, match=r"lokr\.safetensors does not say .*; give --base"):
         base_of(path, origin, None)

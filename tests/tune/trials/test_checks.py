@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from krona.errors import KronaError
 from tune.config.trial import ExperimentConfig
@@ -31,6 +34,11 @@ def test_the_embedded_default_and_a_users_own_are_accepted(tiny_sd: Path, tmp_pa
     [
         ({"base": "nope"}, "checkpoint 'nope' does not exist"),
         ({"base": "."}, "no model_index.json"),
+        ({"vae": "nope"}, "checkpoint 'nope' does not exist"),
+        (
+            {"config": Path("nope")},
+            "config nope describes a single file, and 'toyland' is",
+        ),
         ({"subject": "dck"}, "did you mean 'duck'"),
         ({"photos": Path("nope"), "class_noun": "dog"}, "photos folder nope does not exist"),
         ({"photos": Path(), "class_noun": "dog", "subject": "rex"}, "holds no image"),
@@ -48,6 +56,17 @@ def test_what_is_not_there_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KronaError, match=said.replace("(", r"\(")):
         check_experiment(ExperimentConfig(**told))  # type: ignore[arg-type]
+
+
+def test_a_file_without_an_autoencoder_is_refused_until_one_is_given(
+    tiny_sd: Path, tmp_path: Path
+) -> None:
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({name: torch.zeros(2, 768)}, tmp_path / "base.safetensors")
+    config = ExperimentConfig(base=str(tmp_path / "base.safetensors"))
+    with pytest.raises(KronaError, match="holds no autoencoder; give"):
+        check_experiment(config)
+    check_experiment(replace(config, vae=str(tiny_sd)))
 
 
 def test_a_wrong_sweep_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
