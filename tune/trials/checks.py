@@ -27,9 +27,8 @@ def check_folder(folder: Path, option: str) -> None:
 def check_experiment(config: ExperimentConfig) -> None:
     """Raise KronaError for a base, a subject, photos or an encoder that are not there.
 
-    A hub's base is fetched; what is in them is read when they are loaded.
+    A hub's base is fetched, once the rest is well; what is in them is read when they are loaded.
     """
-    _check_base(config.source)
     subject = load_subject(
         config.subject_name,
         photos=config.photos,
@@ -42,6 +41,7 @@ def check_experiment(config: ExperimentConfig) -> None:
     check_clip(config.clip_source)
     if config.dino_source:
         check_dino(config.dino_source)
+    _check_base(config.source)
 
 
 def _check_base(source: BaseSource) -> None:
