@@ -16,6 +16,7 @@ from krona.storage.lock import locked
 
 _ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _FILES = (".safetensors", ".ckpt", ".bin", ".pt")
+_ANSWER_S = 10.0
 _REPO = re.compile(r"models--(.+?)--(.+)")
 
 
@@ -79,7 +80,7 @@ def _listing(repo: str, revision: str) -> tuple[str, list[str]]:
 
     try:
         with _refusals_told(repo, revision):
-            info = HfApi().model_info(repo, revision=revision)
+            info = HfApi().model_info(repo, revision=revision, timeout=_ANSWER_S)
         return str(info.sha), [file.rfilename for file in info.siblings or ()]
     except KronaError:
         raise
