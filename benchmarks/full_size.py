@@ -1,9 +1,9 @@
 """Checkpoints of full size in; out, what each command takes on a CPU: time, memory, and the plan.
 
 SD 1.5 as a folder and in one file, SDXL in one file, random weights in half precision
-(random_checkpoint.py). Each goes through `krona plan`, `train`, `sample`, `export` and back, as
-a user types them, each in a process of its own. Least possible memory: the frozen weights in their
-precision, which `krona plan` tells; a process has the libraries and files' pages besides.
+(random_checkpoint.py). Each goes through `krona plan`, training (train_alone.py), `krona sample`,
+`krona export` and back, each in a process of its own. Least possible memory: the frozen weights in
+their precision, which `krona plan` tells; a process has the libraries and files' pages besides.
 
 Run: python benchmarks/full_size.py [--help]. SDXL takes 14 GB of disk for a while, 20 of memory.
 """
@@ -27,11 +27,10 @@ from safetensors.torch import save_file
 from krona.base.arithmetic import DTYPES, Precision
 from krona.base.checkpoint import load_base
 from krona.exchange.formats.merged_file import original_tensors
-from krona.toyland.embedded import SUBJECTS
 
 KRONA = Path(sys.executable).with_name("krona")
 Case = Literal["sd15-folder", "sd15-file", "sdxl-file"]
-SUBJECT = 'class = "toy"\nprompts = ["a {} on the beach", "a red {}"]\n'
+TRAIN = Path(__file__).with_name("train_alone.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,45 +73,42 @@ def make_checkpoint(case: Case, work: Path) -> Path:
     return path
 
 
-def make_photos(folder: Path) -> Path:
-    """Three photos of one of Toyland's subjects, which is asked for with two prompts."""
-    folder.mkdir()
-    for photo in sorted((SUBJECTS / "duck").glob("*.png"))[:3]:
-        shutil.copy(photo, folder)
-    (folder / "subject.toml").write_text(SUBJECT)
-    return folder
-
-
 def commands(base: Path, work: Path, config: Config) -> dict[str, list[str]]:
     """What is typed, by what the table calls it."""
     adapter = str(work / "trained/adapter.safetensors")
     exported = str(work / "exported/adapter.safetensors")
     shared = ["--resolution", str(config.resolution), "--precision", config.precision]
     of_base = ["--base", str(base), *shared]
+    krona, steps = str(KRONA), ["--steps", str(config.steps)]
     quick = ["--images-per-prompt", "1", "--sampling-steps", "2"]
-    scored = ["--photos", str(work / "photos"), "--scorer", "toyland", "--dino", "toyland"]
-    steps = str(config.steps)
-    once = ["--steps", steps, "--eval-every", steps, "--batch-size", "1"]
-    once += ["--output", str(work / "trained")]
     drawn = ["--output", str(work / "drawn")]
     return {
-        "plan": ["plan", *of_base, "--batch-size", "1", "--json"],
-        "train": ["train", *of_base, *quick, *scored, *once],
-        "sample": ["sample", "a {}", "--adapter", adapter, *shared, *quick, *drawn],
-        "export": ["export", adapter, "--output", exported],
-        "sample the export": ["sample", "a toy", "--adapter", exported, *of_base, *quick, *drawn],
+        "plan": [krona, "plan", *of_base, "--batch-size", "1", "--json"],
+        "train": [sys.executable, str(TRAIN), str(base), adapter, *shared, *steps],
+        "sample": [krona, "sample", "a {}", "--adapter", adapter, *shared, *quick, *drawn],
+        "export": [krona, "export", adapter, "--output", exported],
+        "sample the export": [
+            krona,
+            "sample",
+            "a toy",
+            "--adapter",
+            exported,
+            *of_base,
+            *quick,
+            *drawn,
+        ],
     }
 
 
 def run(words: list[str], out: Path) -> tuple[float, float]:
-    """Run `krona WORDS`; seconds, and the most GiB that the process had."""
+    """Run a command; seconds, and the most GiB that the process had."""
     actions = [(os.POSIX_SPAWN_OPEN, 1, str(out), os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)]
     start_s = time.perf_counter()
-    pid = os.posix_spawn(KRONA, [str(KRONA), *words], os.environ, file_actions=actions)
+    pid = os.posix_spawn(words[0], words, os.environ, file_actions=actions)
     _, status, usage = os.wait4(pid, 0)
     seconds = time.perf_counter() - start_s
     if status:
-        raise SystemExit(f"failed: krona {' '.join(words)}")
+        raise SystemExit(f"failed: {' '.join(words)}")
     return seconds, usage.ru_maxrss / 2**20
 
 
@@ -121,7 +117,6 @@ def measure(case: Case, config: Config) -> list[Measured]:
     work, results = Path(config.work).absolute(), []
     work.mkdir(parents=True)
     try:
-        make_photos(work / "photos")
         base, out = make_checkpoint(case, work), work / "out"
         for name, words in commands(base, work, config).items():
             seconds, peak_gib = run(words, out)
