@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tune.names import (
     BEST_STEP,
@@ -43,10 +43,10 @@ class Row:
     targets: str
     init: str
     scores: dict[str, float]
-    confirmed: dict[str, float]
-    interval: tuple[float, float] | None
-    num_seeds: int | None
-    place: int | None
+    confirmed: dict[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    num_seeds: int | None = None
+    place: int | None = None
     num_params: int | None
     is_paper_default: bool
     failure: str | None

@@ -87,6 +87,6 @@ def _default(findings: Findings, champion: Trial) -> str:
         return "It is the paper's default: no other setting was better."
     steps = default.row.steps
     return (
-        f"The paper's default has {default.row.balance:.3f} after {steps} steps "
+        f"The paper's default had {default.row.balance:.3f} after {steps} steps "
         f"(trial {default.key})."
     )
