@@ -17,6 +17,7 @@ AXES: dict[str, Callable[[Row], float | str]] = {
     "init": lambda row: row.init,
     "parameters": lambda row: row.num_params or 0,
 }
+LOG_AXES = {"a1": 2, "a2": 2, "learning rate": 10, "parameters": 10}  # the base of each
 
 
 def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:
