@@ -27,19 +27,19 @@ from tune.names import (
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 WIDTHS = {
-    "attributes.`Run Name`": 110,
-    f"metrics.`{RANK}`": 60,
-    f"metrics.`{CONFIRMED}`": 140,
-    f"metrics.`{HALF_WIDTH}`": 150,
-    f"metrics.`{BEST}`": 105,
-    "metrics.`best_subject`": 85,
-    "metrics.`best_prompt`": 85,
-    "params.`a1`": 60,
-    "params.`a2`": 60,
-    "params.`learning_rate`": 110,
-    "params.`targets`": 75,
-    f"metrics.`{BEST_STEP}`": 85,
-    f"metrics.`{NUM_PARAMS}`": 105,
+    "attributes.`Run Name`": 95,
+    f"metrics.`{RANK}`": 55,
+    f"metrics.`{CONFIRMED}`": 105,
+    f"metrics.`{HALF_WIDTH}`": 80,
+    f"metrics.`{BEST}`": 90,
+    "metrics.`best_subject`": 75,
+    "metrics.`best_prompt`": 75,
+    "params.`a1`": 50,
+    "params.`a2`": 50,
+    "params.`learning_rate`": 95,
+    "params.`targets`": 65,
+    f"metrics.`{BEST_STEP}`": 75,
+    f"metrics.`{NUM_PARAMS}`": 90,
 }
 CURVES = (METRIC, "subject", "prompt")
 MAX_VALUE = 5000  # characters that a store takes in an experiment's tag
@@ -76,7 +76,7 @@ def trials_view(sweep: str, parent_id: str, *, has_ranks: bool = False) -> View:
     state = _ranked(f"tags.`{PARENT_TAG}` = '{parent_id}'", has_ranks=has_ranks) | {
         "selectedColumns": [name for name in WIDTHS if "Run Name" not in name],
         "columnOrder": ["1", "attributes.`Run Name`", *list(WIDTHS)[1:], "runDateAndNestInfo"],
-        "columnWidths": WIDTHS,
+        "columnWidths": WIDTHS | {"runDateAndNestInfo": 60},
     }
     return View(key=_key(parent_id, "trials"), title=f"{sweep}: trials", state=state)
 
