@@ -138,9 +138,13 @@ class Tracker(Store):
         new = {name: value for name, value in params.items() if name not in known}
         self._client.log_batch(run_id, params=_params(new))
 
+    def tag(self, run_id: str, name: str, value: str) -> None:
+        """Give a run a tag, in place of what it had under that name."""
+        self._client.set_tag(run_id, name, value)
+
     def set_note(self, run_id: str, text: str) -> None:
         """Describe a run on its page, in Markdown."""
-        self._client.set_tag(run_id, NOTE_TAG, text[:MAX_NOTE])
+        self.tag(run_id, NOTE_TAG, text[:MAX_NOTE])
 
     def tag_experiment(self, experiment_id: str, tags: Iterable[tuple[str, str]] = ()) -> None:
         """Mark an experiment as model training, and give it more tags."""

@@ -1,5 +1,6 @@
 """What a slot tells the search and when, with its records in a store that is held up or full."""
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,7 @@ def run_trial(
 ) -> Callable[..., OneTrial]:
     """Have a slot run one trial of the stand-in experiment."""
 
-    def run(store: Tracker = tracker, pruned_at: int | None = None) -> OneTrial:
+    def run(store: Tracker = tracker, pruned_at: int | None = None, rank: int = 0) -> OneTrial:
         monkeypatch.setattr("tune.slots.slot.Tracker", lambda uri: store)
         broker = OneTrial(tracker, sweep_run, pruned_at=pruned_at)
         experiment = ExperimentConfig(subject="monster", eval_every=5)
@@ -80,10 +81,17 @@ def run_trial(
             threads=1,
         )
         resident = standin.Resident.load(experiment, config.choices)
-        Slot(config, standin, resident, 0, 1).run()
+        Slot(config, standin, resident, rank, 1).run()
         return broker
 
     return run
+
+
+def test_a_trials_run_says_which_slot_trained_it_on_which_host(run_trial, client, run_ids):
+    run_trial(rank=3)
+    assert client.get_run(run_ids[0]).data.tags["slot.3"] == platform.node()
+    points = client.get_metric_history(run_ids[0], "slot")
+    assert [(point.step, point.value) for point in points] == [(n, 3) for n in range(1, 11)]
 
 
 def test_the_search_hears_of_an_evaluation_while_it_is_recorded(run_trial, tracker, run_ids):

@@ -97,3 +97,12 @@ def test_a_trial_resumed_at_its_end_tells_it_again(resident: Resident, tmp_path:
     before = run(resident, SETTINGS, tmp_path)[-1]
     (again,) = run(resident, SETTINGS, tmp_path, resume=True)
     assert (again.step, again.metrics["balance"]) == (4, before.metrics["balance"])
+
+
+def test_a_resumed_trial_goes_on_counting_its_seconds(resident: Resident, tmp_path: Path) -> None:
+    reports = run_experiment(resident, SETTINGS, tmp_path)
+    before = next(reports).metrics
+    reports.close()  # type: ignore[attr-defined]
+    (after,) = (report.metrics for report in run(resident, SETTINGS, tmp_path, resume=True))
+    for name in ("train_s", "score_s", "wait_s"):
+        assert 0 < before[name] < after[name]

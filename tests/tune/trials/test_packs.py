@@ -1,5 +1,6 @@
-"""Trials that are advanced together: their scores, and what does not fit at once."""
+"""Trials that are advanced together: their scores, their times, and what does not fit at once."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,20 @@ def test_an_evaluation_short_of_memory_is_made_at_the_next_call(
     assert load_adapter(tmp_path / "due" / ADAPTER_FILE)[1].steps == 2
     reports = advance_trials(resident, [due, other])
     assert [report.step for report in reports if isinstance(report, Report)] == [4, 2]
+
+
+def test_trials_advanced_together_took_equal_time_and_waited_for_what_others_did_alone(
+    resident: Resident, tmp_path: Path
+) -> None:
+    one = start_trial(resident, OTHER, tmp_path / "one")
+    two = start_trial(resident, OTHER | {"seed": 8}, tmp_path / "two")
+    advance_trials(resident, [one, two])
+    before, together = one.spent.metrics(), two.spent.metrics()
+    assert [before[name] for name in ("train_s", "score_s")] == [
+        together[name] for name in ("train_s", "score_s")
+    ]
+    start = time.perf_counter()
+    advance_trials(resident, [one])
+    alone_s = time.perf_counter() - start
+    assert one.spent.metrics()["score_s"] > before["score_s"]
+    assert two.spent.metrics()["wait_s"] >= together["wait_s"] + alone_s
