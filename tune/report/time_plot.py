@@ -14,7 +14,7 @@ COLOURS: dict[Activity, str] = {
     "training": CHAMPION,
     "scoring": FINISHED,
     "waiting": "rgba(139,149,165,0.55)",
-    "not recorded": "rgba(139,149,165,0.25)",
+    "not recorded": "rgba(139,149,165,0.85)",
 }
 LANE_PX = 30
 MOST_SAID = 160  # characters of a reason under the pointer
@@ -75,13 +75,13 @@ def _outlines(timeline: Timeline) -> Any:
         orientation="h",
         text=[stay.trial.key for stay in stays],
         textposition="inside",
-        insidetextanchor="start",
+        insidetextanchor="middle",
         textangle=0,
         textfont={"color": "#fff"},
         customdata=[_said(stay) for stay in stays],
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,
-        marker={"color": "rgba(0,0,0,0)", "line": {"color": "rgba(139,149,165,0.9)", "width": 1}},
+        marker={"color": "rgba(0,0,0,0)", "line": {"color": "#fff", "width": 2}},
     )
 
 
