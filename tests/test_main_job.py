@@ -72,7 +72,6 @@ def test_every_trial_is_recorded_with_all_that_was_promised(sweep: tuple[Path, s
     assert {
         "search_space.json",
         "parallel_coordinates.png",
-        "scores_by_parameters.png",
         "contact_sheet.png",
     } <= names
 

@@ -121,9 +121,12 @@ class Store:
         )
 
     def scores(self, name: str) -> dict[str, float]:
-        """The scores of a run's or model version's best evaluation, as far as it has any."""
+        """The scores of a run's or model version's best evaluation; a finalist's anew."""
         metrics = self._client.get_run(self._run_id(name)).data.metrics
-        found = {score: metrics.get(f"best_{score}") for score in SCORES}
+        found = {
+            score: metrics.get(f"confirmed_{score}", metrics.get(f"best_{score}"))
+            for score in SCORES
+        }
         return {score: value for score, value in found.items() if value is not None}
 
     def run_name(self, name: str) -> str:

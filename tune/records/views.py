@@ -12,11 +12,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune.names import BEST, BEST_STEP, HTTP, METRIC, NUM_PARAMS, PARENT_TAG, VIEW_TAG
+from tune.names import (
+    BEST,
+    BEST_STEP,
+    CONFIRMED,
+    HALF_WIDTH,
+    HTTP,
+    METRIC,
+    NUM_PARAMS,
+    PARENT_TAG,
+    RANK,
+    VIEW_TAG,
+)
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 WIDTHS = {
     "attributes.`Run Name`": 110,
+    f"metrics.`{RANK}`": 60,
+    f"metrics.`{CONFIRMED}`": 140,
+    f"metrics.`{HALF_WIDTH}`": 150,
     f"metrics.`{BEST}`": 105,
     "metrics.`best_subject`": 85,
     "metrics.`best_prompt`": 85,
@@ -57,9 +71,9 @@ class View:
         )
 
 
-def trials_view(sweep: str, parent_id: str) -> View:
+def trials_view(sweep: str, parent_id: str, *, has_ranks: bool = False) -> View:
     """The table of a sweep's trials, best first."""
-    state = _ranked(f"tags.`{PARENT_TAG}` = '{parent_id}'") | {
+    state = _ranked(f"tags.`{PARENT_TAG}` = '{parent_id}'", has_ranks=has_ranks) | {
         "selectedColumns": [name for name in WIDTHS if "Run Name" not in name],
         "columnOrder": ["1", "attributes.`Run Name`", *list(WIDTHS)[1:], "runDateAndNestInfo"],
         "columnWidths": WIDTHS,
@@ -109,9 +123,13 @@ def _key(parent_id: str, what: str) -> str:
     return f"krona-{parent_id[:8]}-{what}"
 
 
-def _ranked(search: str) -> dict[str, Any]:
-    """Best first: by the time of creation the page would add each trial's parent."""
-    return {"searchFilter": search, "orderByKey": f"metrics.`{BEST}`", "orderByAsc": False}
+def _ranked(search: str, *, has_ranks: bool = False) -> dict[str, Any]:
+    """Best first: by the time of creation the page would add each trial's parent.
+
+    While a sweep runs its trials have no rank.
+    """
+    key, is_rising = (RANK, True) if has_ranks else (BEST, False)
+    return {"searchFilter": search, "orderByKey": f"metrics.`{key}`", "orderByAsc": is_rising}
 
 
 def _line(metric: str) -> dict[str, Any]:

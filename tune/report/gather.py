@@ -33,11 +33,6 @@ from tune.records.ranking import Row, best, rank
 from tune.records.tracking import Tracker
 
 CURVES = (METRIC, "subject", "prompt", "fixed_loss", SLOT, *SPENT)
-CONFIRMED, HALF_WIDTH, NUM_CONFIRMED = (
-    "confirmed_balance",
-    "confirmed_half_width",
-    "confirmed_images",
-)
 MOST_PHOTOS = 6
 
 
@@ -78,6 +73,10 @@ class Trial:
     def pruned_for(self) -> str:
         """What it was compared with when the search stopped it."""
         return self.facts.tags.get(PRUNED_TAG, "it was not in the better half")
+
+    def shown(self, name: str) -> float | None:
+        """A score over a finalist's images of other noise, or else of the best evaluation."""
+        return self.row.confirmed.get(name, self.at_score(name))
 
     def at_score(self, name: str) -> float | None:
         """A curve's value at the step of `balance`."""

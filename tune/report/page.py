@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from krona.errors import KronaError
 from krona.storage.atomic import write_atomically
 from tune.names import PastSweep
+from tune.records.table import balance_text
 from tune.records.tracking import Tracker
 from tune.report.answer import counts, make_answer, number
 from tune.report.factor_plots import factor_plots
@@ -172,7 +173,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        figure=_figure, number=number, describe=describe, shortened=_shortened
+        figure=_figure, number=number, balance=balance_text, describe=describe, shortened=_shortened
     )
     return environment
 

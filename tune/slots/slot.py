@@ -11,6 +11,8 @@ import traceback
 import warnings
 from collections import deque
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -103,11 +105,11 @@ class Slot:
         return bool(self._active)
 
     def _start(self, job: Job) -> None:
-        """Let a trial join the others; draw a sheet at once."""
+        """Let a trial join the others; draw anything else at once."""
         sweep_run, run_id = job.payload["sweep_run"], job.payload["sweep_run"].parent_id
         try:
-            if job.kind == "sheet":
-                self._draw_sheet(job)
+            if job.kind != "trial":
+                {"sheet": self._draw_sheet, "look": self._look_afresh}[job.kind](job)
                 ray.get(self._broker.finish.remote(job))
                 return
             settings, folder = job.payload["settings"], self._config.folder / job.key
@@ -194,6 +196,13 @@ class Slot:
         trials = [(label, self._tracker.best_images(run)) for label, run in job.payload["trials"]]
         sheet = self._module.best_sheet(self._resident, trials)
         self._tracker.log_picture(job.payload["sweep_run"].parent_id, sheet, "contact_sheet.png")
+
+    def _look_afresh(self, job: Job) -> None:
+        """Tell how images of a trial's adapter score that it was not judged by."""
+        with TemporaryDirectory(prefix="krona-") as folder:
+            adapter = self._tracker.download_adapter(job.payload["run_id"], Path(folder))
+            values = self._module.look_afresh(self._resident, adapter, **job.payload["images"])
+        ray.get(self._broker.report.remote(job, values, wait=False))
 
     def _fail(self, job: Job, run_id: str, error: Exception) -> None:
         text = failure_text(error)

@@ -16,6 +16,7 @@ from evals.sheet import contact_sheet
 from krona.adapter.inject import make_adapter
 from krona.diffusion.sample import image_does_not_fit
 from krona.exchange.adapter_file import load_adapter, save_adapter
+from krona.exchange.attach import attach
 from krona.train.data import prepare_data
 from krona.train.loop import advance
 from krona.train.run import Record, Run
@@ -56,6 +57,25 @@ def best_sheet(
     for label, images in (("base, no adapter", plain), *trials):
         rows.append((label, [images[key] for key in plain]))
     return contact_sheet(rows, columns=list(dict.fromkeys(resident.subject.instance_prompts)))
+
+
+def look_afresh(
+    resident: Resident, adapter: Path, *, first: int, num_per_prompt: int
+) -> dict[str, list[list[float]]]:
+    """Score a file's adapter on images of noise that no trial was judged by.
+
+    Args:
+        first: number of each prompt's first image.
+    Returns: the calibrated `subject` and `prompt` of each image, a list for each prompt.
+    """
+    attached = attach(resident.base, adapter)
+    try:
+        values = resident.scorer.look_afresh(
+            resident.base, first=first, num_per_prompt=num_per_prompt
+        )
+    finally:
+        attached.eject()
+    return {name: of_prompts.tolist() for name, of_prompts in values.items()}
 
 
 @dataclass(kw_only=True)

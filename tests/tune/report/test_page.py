@@ -176,17 +176,21 @@ def test_hostile_names_and_prompts_stay_text(tracker, store):
     assert "<script>alert(2)" not in html
 
 
-def test_a_confirmed_score_has_its_interval_and_intervals_that_overlap_are_told(tracker, store):
+def test_a_confirmed_score_has_its_interval_and_a_lead_within_the_noise_is_told(tracker, store):
     confirmed = {"confirmed_half_width": 0.03, "confirmed_images": 96}
+    behind = {"behind_champion": 0.04, "behind_champion_half_width": 0.05}
     trials = [
-        Told(curve={100: 0.7}, metrics={"confirmed_balance": 0.62, **confirmed}),
-        Told(curve={100: 0.6}, metrics={"confirmed_balance": 0.58, **confirmed}),
+        Told(curve={100: 0.7}, metrics={"confirmed_balance": 0.58, **confirmed, **behind}),
+        Told(curve={100: 0.6}, metrics={"confirmed_balance": 0.62, **confirmed}),
+        Told(curve={100: 0.65}),
     ]
     _, parsed = read(tracker, record(tracker, store, "confirmed", trials), store)
     assert "Balance 0.620 ± 0.030" in parsed.text
-    assert "Measured again over 96 images: between 0.590 and 0.650." in parsed.text
-    assert "Next is trial 001, 0.040 behind: their intervals overlap" in parsed.text
-    assert "single look" not in parsed.text
+    assert "Take trial 001" in parsed.text
+    said = "Measured again over 96 images of other noise: between 0.590 and 0.650 (95 %)."
+    assert said in parsed.text
+    assert "Next is trial 000, 0.040 ± 0.050 behind on the same noise: either may be" in parsed.text
+    assert "A single look" not in parsed.text
 
 
 def test_the_best_evaluation_is_what_is_told_where_it_is_what_was_kept(tracker, store):
