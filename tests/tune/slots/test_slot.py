@@ -119,7 +119,7 @@ def test_a_trial_whose_record_fails_fails_and_says_why(run_trial, uri, client, r
 
 @pytest.mark.usefixtures("no_ray")
 def test_the_ranking_waits_for_what_slots_still_record(tracker, sweep_run, run_ids, tmp_path):
-    config = tiny_config(tmp_path, subject="monster")
+    config = tiny_config(tmp_path, subject="monster", finalists=0)
     folder, config = open_folder(config)
     (folder.trials / "000").mkdir(parents=True)
     adapter_file(folder.trials / "000", 10)
