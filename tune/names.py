@@ -28,6 +28,8 @@ MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
 BEST, BEST_STEP = "best_balance", "best_step"  # of a trial's evaluations the best, and when it was
 NUM_PARAMS = "num_params"
+SPENT = TRAIN_S, SCORE_S, WAIT_S = "train_s", "score_s", "wait_s"
+SLOT = "slot"
 RANK = "rank"
 # of a finalist, scored again with other noise; halves of 95 % intervals
 CONFIRMED, HALF_WIDTH, NUM_CONFIRMED = (
@@ -45,6 +47,7 @@ SWEEP_TAG = "krona.sweep"
 SUBJECT_TAG = "krona.subject"
 STATE_TAG = "krona.state"
 FAILURE_TAG = "failure"
+PRUNED_TAG = "pruned"
 # MLflow's own
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"

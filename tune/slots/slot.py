@@ -6,10 +6,11 @@ as another leaves.
 
 import importlib
 import math
+import platform
 import traceback
 import warnings
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ import ray
 import ray.train
 
 from krona.errors import DoesNotFitError, KronaError, is_out_of_memory
-from tune.names import DOES_NOT_FIT, METRIC, NOTE_TAG, PAPER_DEFAULT, TIME
+from tune.names import DOES_NOT_FIT, METRIC, NOTE_TAG, PAPER_DEFAULT, SLOT, TIME
 from tune.records.notes import started_note
 from tune.records.tracking import Tracker
 from tune.records.views import run_path
@@ -116,6 +117,7 @@ class Slot:
             tags = {NOTE_TAG: started_note(job.key, settings, page)}
             tags |= {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
             run_id = self._tracker.trial_run(sweep_run, job.key, settings, tags=tags)
+            self._tracker.tag(run_id, f"{SLOT}.{self._rank}", platform.node())
             trial = self._module.start_trial(
                 self._resident, settings, folder, resume=job.attempt > 1 or folder.exists()
             )
@@ -176,6 +178,7 @@ class Slot:
         The search hears of a report while it is recorded, of the last one only thereafter.
         """
         job, run_id = active.job, active.run_id
+        report = replace(report, metrics=report.metrics | {SLOT: self._rank})
         is_last = report.is_last
         adapter = self._config.folder / job.key / ADAPTER_FILE if report.is_best else None
         self._recorder.log_report(run_id, report, adapter)

@@ -218,6 +218,15 @@ def test_a_trial_that_never_started_is_a_failed_run(tracker, monkeypatch):
     assert (row.key, row.state) == ("003", "failed")
 
 
+def test_a_pruned_trials_run_says_why(tracker):
+    sweep = start(tracker, "pruned")
+    states = RunStates(tracker, sweep, MagicMock(), Stop())
+    config = {"number": 3, "settings": SETTINGS, "pruned": "best balance 0.1 below 0.2"}
+    states.on_trial_complete(0, [], SimpleNamespace(config=config, last_result={"step": 5}))
+    (trial,) = tracker.trials(sweep.parent_id)
+    assert (trial.state, trial.tags["pruned"]) == ("pruned", "best balance 0.1 below 0.2")
+
+
 @pytest.mark.parametrize("uri", ["{}/mlruns", "sqlite:///{}/notes.txt", "ftp://store"])
 def test_what_is_no_store_is_refused_with_what_is_one(uri, tmp_path):
     (tmp_path / "notes.txt").write_text("this is no database\n" * 99)
