@@ -1,0 +1,139 @@
+"""A decoded picture of any mode, depth and profile in; 8-bit sRGB out, or why that cannot be."""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+from krona.errors import KronaError
+from krona.subject.profiles import ADOBE_RGB, DISPLAY_P3, profile
+
+_AS_GOOD_AS_SRGB = 2  # levels of 255 that a profile may differ by and leave the pixels as they are
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # what a profile's space takes
+_GREY = {"1", "L", "LA"}
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_HDR = {16: "PQ", 18: "HLG"}  # transfer functions of ITU-T H.273; below, its primaries
+_BT2020, _P3 = {9}, {11, 12}
+_EXIF_ADOBE_RGB = 2
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Map deeper grey to 8 bits, black to 0 and white to 255; leave every other mode.
+
+    Raises: KronaError for values of which the file does not tell what is white.
+    """
+    if image.mode not in {"I", "F"} and not image.mode.startswith("I;"):
+        return image
+    bits = _bits(image)
+    if not bits:
+        kind = "fractions" if image.mode == "F" else "32-bit integers"
+        raise KronaError(
+            f"holds {kind} (mode {image.mode} of {image.format}), of which nothing says what is "
+            "white; save it with 8 or 16 bits"
+        )
+    white = 2**bits - 1
+    values = np.asarray(image).astype(np.float32)
+    grey = values * (255 / white)
+    if image.format == "TIFF" and _tag(image, _TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey  # Pillow inverts the shallower ones itself
+    mapped = Image.fromarray(grey.round().astype(np.uint8))
+    mapped.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    clear = image.info.get("transparency")
+    if clear is not None:
+        mapped.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return mapped
+
+
+def _bits(image: Image.Image) -> int | None:
+    """How many bits the white of a deep grey image has, where its format says so."""
+    if image.mode == "F":
+        return None
+    if image.format == "TIFF":
+        return _tag(image, _TIFF_BITS) if image.mode.startswith("I;16") else None
+    return 16 if image.format in {"PNG", "PPM", "JPEG2000"} else None
+
+
+def _tag(image: Image.Image, tag: int) -> int:
+    value = image.tag_v2.get(tag)  # type: ignore[attr-defined]
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Convert 8-bit pixels from the colours that the file tells; those of sRGB stay bit by bit.
+
+    Returns: RGB, whatever is transparent as if it were not; what to tell of it.
+    Raises: KronaError for high dynamic range, which has no faithful place in sRGB.
+    """
+    if image.mode == "LAB":
+        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), ()
+    try:
+        source = _source(image)
+        if source is not None:
+            return _converted(image, source)
+    except (OSError, ImageCms.PyCMSError) as error:
+        return image.convert("RGB"), (f"has a damaged colour profile ({error}): read as sRGB",)
+    guess = ("is CMYK without a colour profile: its colours are a guess; save it as sRGB",)
+    return image.convert("RGB"), guess if image.mode == "CMYK" else ()
+
+
+def _source(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The colours that a file embeds or names; None for sRGB, or where it tells nothing."""
+    embedded = image.info.get("icc_profile")
+    if embedded:
+        return ImageCms.ImageCmsProfile(BytesIO(embedded))
+    nclx = image.info.get("nclx_profile") or {}
+    curve, primaries = nclx.get("transfer_characteristics"), nclx.get("color_primaries")
+    if curve in _HDR or primaries in _BT2020:
+        raise KronaError(
+            f"has a high dynamic range ({_HDR.get(curve, 'BT.2020')}), which 8-bit sRGB cannot "
+            "show faithfully; export it as an ordinary (SDR) JPEG"
+        )
+    if primaries in _P3:
+        return profile(DISPLAY_P3)
+    is_adobe = image.mode == "RGB" and _says_adobe_rgb(image.getexif())
+    return profile(ADOBE_RGB) if is_adobe else None
+
+
+def _says_adobe_rgb(exif: Image.Exif) -> bool:
+    """Whether EXIF names Adobe RGB: outright, or as DCF's optional colour space R03."""
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    return details.get(ExifTags.Base.ColorSpace) == _EXIF_ADOBE_RGB or index == "R03"
+
+
+def _converted(
+    image: Image.Image, source: ImageCms.ImageCmsProfile
+) -> tuple[Image.Image, tuple[str, ...]]:
+    space = source.profile.xcolor_space.strip()
+    mode = _MODES.get(space)
+    fits = {"L": image.mode in _GREY, "CMYK": image.mode == "CMYK", "RGB": image.mode != "CMYK"}
+    if mode is None or not fits[mode]:
+        note = f"has a colour profile for {space} over {image.mode} pixels: read as without it"
+        return image.convert("RGB"), (note,)
+    if mode != "CMYK" and _is_srgb(source, mode):
+        return image.convert("RGB"), ()
+    return _transform(image.convert(mode), source), ()
+
+
+def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
+    """Whether a profile, whatever its name, leaves a grid of colours where they are."""
+    levels = np.linspace(0, 255, 18).astype(np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(18, -1, 3)
+    probe = Image.fromarray(grid if mode == "RGB" else grid[..., 0])
+    seen = np.asarray(_transform(probe, source), dtype=np.int16)
+    return int(np.abs(seen - np.asarray(probe.convert("RGB"))).max()) <= _AS_GOOD_AS_SRGB
+
+
+def _transform(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    """Relative to white, black to black: what viewers of photos do by default."""
+    to_rgb = ImageCms.buildTransform(
+        source,
+        ImageCms.createProfile("sRGB"),
+        image.mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    done = ImageCms.applyTransform(image, to_rgb)
+    assert done is not None  # it is None only for what is done in place
+    return done
