@@ -1,6 +1,8 @@
 """A decoded picture of any mode, depth and profile in; 8-bit sRGB out, or why that cannot be."""
 
+import struct
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -13,7 +15,8 @@ _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # what a profile's space t
 _GREY = {"1", "L", "LA"}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _HDR = {16: "PQ", 18: "HLG"}  # transfer functions of ITU-T H.273; below, its primaries
-_BT2020, _P3 = {9}, {11, 12}
+_BT2020, _P3 = 9, {11, 12}
+_HEAD_BYTES = 1 << 16
 _EXIF_ADOBE_RGB = 2
 
 
@@ -50,7 +53,7 @@ def _bits(image: Image.Image) -> int | None:
         return None
     if image.format == "TIFF":
         return _tag(image, _TIFF_BITS) if image.mode.startswith("I;16") else None
-    return 16 if image.format in {"PNG", "PPM", "JPEG2000"} else None
+    return 16 if image.format in {"PNG", "PPM", "JPEG2000", "HEIF"} else None
 
 
 def _tag(image: Image.Image, tag: int) -> int:
@@ -58,16 +61,34 @@ def _tag(image: Image.Image, tag: int) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+def coded_colours(path: Path, file: Image.Image) -> tuple[int, int]:
+    """The primaries and the transfer function that a file names by H.273's codes; 2 is unknown."""
+    if file.format == "HEIF":
+        codes = file.info.get("nclx_profile", {})
+        return codes.get("color_primaries", 2), codes.get("transfer_characteristics", 2)
+    if file.format not in {"AVIF", "PNG"}:
+        return 2, 2
+    with path.open("rb") as opened:  # Pillow 13 keeps neither AVIF's nor PNG's
+        head = opened.read(_HEAD_BYTES).partition(b"IDAT")[0]
+    wide, narrow = head.partition(b"colrnclx")[2][:4], head.partition(b"cICP")[2][:2]
+    codes = struct.unpack(">HH", wide) if len(wide) == 4 else tuple(narrow)
+    return (codes[0], codes[1]) if len(codes) == 2 else (2, 2)
+
+
+def to_srgb(
+    image: Image.Image, codes: tuple[int, int] = (2, 2)
+) -> tuple[Image.Image, tuple[str, ...]]:
     """Convert 8-bit pixels from the colours that the file tells; those of sRGB stay bit by bit.
 
+    Args:
+        codes: what coded_colours() found; an embedded profile overrules it.
     Returns: RGB, whatever is transparent as if it were not; what to tell of it.
     Raises: KronaError for high dynamic range, which has no faithful place in sRGB.
     """
     if image.mode == "LAB":
         return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), ()
     try:
-        source = _source(image)
+        source = _source(image, *codes)
         if source is not None:
             return _converted(image, source)
     except (OSError, ImageCms.PyCMSError) as error:
@@ -76,17 +97,15 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     return image.convert("RGB"), guess if image.mode == "CMYK" else ()
 
 
-def _source(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+def _source(image: Image.Image, primaries: int, curve: int) -> ImageCms.ImageCmsProfile | None:
     """The colours that a file embeds or names; None for sRGB, or where it tells nothing."""
     embedded = image.info.get("icc_profile")
     if embedded:
         return ImageCms.ImageCmsProfile(BytesIO(embedded))
-    nclx = image.info.get("nclx_profile") or {}
-    curve, primaries = nclx.get("transfer_characteristics"), nclx.get("color_primaries")
-    if curve in _HDR or primaries in _BT2020:
+    if curve in _HDR or primaries == _BT2020:
         raise KronaError(
-            f"has a high dynamic range ({_HDR.get(curve, 'BT.2020')}), which 8-bit sRGB cannot "
-            "show faithfully; export it as an ordinary (SDR) JPEG"
+            f"has the colours of HDR ({_HDR.get(curve, 'BT.2020')}), which 8-bit sRGB cannot show "
+            "faithfully; export it as an ordinary (SDR) JPEG"
         )
     if primaries in _P3:
         return profile(DISPLAY_P3)

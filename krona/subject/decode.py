@@ -8,7 +8,7 @@ import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from krona.errors import KronaError
-from krona.subject.colour import to_8_bits, to_srgb
+from krona.subject.colour import coded_colours, to_8_bits, to_srgb
 
 _FRAMES = {"GIF", "PNG", "WEBP", "AVIF", "TIFF"}  # elsewhere further images are not of the picture
 _NO_PHOTOS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their names alone
@@ -41,22 +41,23 @@ def decode(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
         except KronaError as error:
             raise KronaError(f"photo {path} {error}") from error
         except Image.DecompressionBombError as error:
-            raise KronaError(f"photo {path} is too large: {error}; scale it down") from error
-        except UnidentifiedImageError as error:
             raise KronaError(
-                f"photo {path} is broken: it is of no known format; replace it or take it out of "
-                "the folder"
+                f"photo {path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} "
+                "megapixels; scale it down"
             ) from error
         except Exception as error:  # decoders raise anything over a damaged file
+            is_unknown = isinstance(error, UnidentifiedImageError)
+            reason = "of no known format" if is_unknown else " ".join(str(error).split())
             raise KronaError(
-                f"photo {path} is broken: {error}; replace it or take it out of the folder"
+                f"photo {path} is broken: {reason}; replace it or take it out of the folder"
             ) from error
     doubts = (str(w.message) for w in caught if w.category is UserWarning)
     return image, (*notes, *(f"may be damaged: {doubt}" for doubt in doubts))
 
 
 def _decode(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
-    with Image.open(path) as file:
+    # By its name, Pillow 13.0 maps an uncompressed TIFF into memory, and scrambles a turned one.
+    with path.open("rb") as opened, Image.open(opened) as file:
         num_frames = getattr(file, "n_frames", 1) if file.format in _FRAMES else 1
         frames = (f"has {num_frames} frames: only the first is learned",) if num_frames > 1 else ()
         file.load()
@@ -64,7 +65,7 @@ def _decode(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
         image = to_8_bits(file)
         if image.mode in _INDIRECT:
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        rgb, notes = to_srgb(image)
+        rgb, notes = to_srgb(image, coded_colours(path, file))
         if image.has_transparency_data:
             rgb.putalpha(image.convert("RGBA").getchannel("A"))
             rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgb).convert("RGB")
