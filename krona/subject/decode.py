@@ -8,7 +8,8 @@ import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from krona.errors import KronaError
-from krona.subject.colour import coded_colours, to_8_bits, to_srgb
+from krona.subject.colour import coded_colours, to_srgb
+from krona.subject.depth import to_8_bits
 
 _FRAMES = {"GIF", "PNG", "WEBP", "AVIF", "TIFF"}  # elsewhere further images are not of the picture
 _NO_PHOTOS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their names alone

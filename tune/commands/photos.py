@@ -38,11 +38,11 @@ def photos(
     from evals.sheet import contact_sheet
     from krona.subject.pictures import read_pictures
 
-    _check(folder, output, resolution)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         subject, listed = _load(folder, class_noun, identifier)
     doubts = [str(w.message) for w in caught]
+    _check(folder, output, resolution)
     lines, rows = [], []
     for picture in read_pictures(listed, resolution=resolution):
         caption = subject.caption(picture.listed.said)
@@ -87,9 +87,7 @@ def _load(
             f'class = "dog" in {folder / "subject.toml"}',
             stacklevel=2,
         )
-    subject = load_subject(
-        folder.name, photos=folder, class_noun=class_noun, identifier=identifier
-    )
+    subject = load_subject(folder.name, photos=folder, class_noun=class_noun, identifier=identifier)
     listed = list_photos(folder)
     for photo in listed:
         subject.caption(photo.said)
