@@ -73,8 +73,11 @@ def _source(image: Image.Image, primaries: int, curve: int) -> ImageCms.ImageCms
 
 def _says_adobe_rgb(exif: Image.Exif) -> bool:
     """Whether EXIF names Adobe RGB: outright, or as DCF's optional colour space R03."""
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    try:
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except Exception:  # Pillow raises anything over damaged EXIF data
+        return False
     return details.get(ExifTags.Base.ColorSpace) == _EXIF_ADOBE_RGB or index == "R03"
 
 

@@ -13,7 +13,6 @@ from krona.subject.depth import to_8_bits
 
 _FRAMES = {"GIF", "PNG", "WEBP", "AVIF", "TIFF"}  # elsewhere further images are not of the picture
 _NO_PHOTOS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their names alone
-
 _INDIRECT = {"P", "PA", "RGBa"}  # palettes, and colours multiplied by their alpha
 
 

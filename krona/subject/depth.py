@@ -17,7 +17,7 @@ def to_8_bits(image: Image.Image) -> Image.Image:
         return image
     bits = _bits(image)
     if not bits:
-        kind = "fractions" if image.mode == "F" else "32-bit integers"
+        kind = {"F": "fractions", "I": "32-bit integers"}.get(image.mode, "16-bit integers")
         raise KronaError(
             f"holds {kind} (mode {image.mode} of {image.format}), of which nothing says what is "
             "white; save it with 8 or 16 bits"
