@@ -7,7 +7,7 @@ from pathlib import Path
 from evals.sources import check_clip, check_dino
 from krona.base.families import check_components, locate, pipeline_family
 from krona.errors import KronaError
-from krona.subject.folder import image_paths
+from krona.subject.pictures import list_photos
 from krona.subject.subject import load_subject
 from tune.config.trial import ExperimentConfig
 
@@ -24,7 +24,7 @@ def check_folder(folder: Path, option: str) -> None:
 def check_experiment(config: ExperimentConfig) -> None:
     """Raise KronaError for a base, a subject, photos or an encoder that are not there.
 
-    What is in them is read when they are loaded.
+    Captions and crops are checked; what is in the others is read when they are loaded.
     """
     base = locate(config.base)
     if base.is_dir():
@@ -37,7 +37,8 @@ def check_experiment(config: ExperimentConfig) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the photos are read
-        image_paths(subject.photos_dir)
+        for photo in list_photos(subject.photos_dir):
+            subject.caption(photo.said)
     check_clip(config.clip_source)
     if config.dino_source:
         check_dino(config.dino_source)
