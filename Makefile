@@ -13,7 +13,7 @@ SWEEP_OPTIONS = $(if $(TRIALS),--trials $(TRIALS)) $(if $(STEPS),--steps $(STEPS
 	$(if $(CLASS),--class-noun "$(CLASS)") $(if $(BASE),--base "$(BASE)") \
 	$(if $(RESUME),--resume)
 
-.PHONY: help install sweep test check best report ui export bench bench-gpu cluster-up cluster-down clean
+.PHONY: help install sweep photos test check best report ui export bench bench-gpu cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -29,6 +29,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 sweep: install  ## search the best adapter: TRIALS= STEPS= SUBJECT= PHOTOS= CLASS= BASE= RESUME=1
 	$(KRONA) sweep $(SWEEP_OPTIONS) $(ARGS)
+
+photos: install  ## what would be learned of PHOTOS=folder (CLASS=), as a table and on photos.png
+	$(KRONA) photos "$(PHOTOS)" $(if $(CLASS),--class-noun "$(CLASS)") $(ARGS)
 
 best: install  ## the ranking of the last sweep (SUBJECT=)
 	$(KRONA) best $(if $(SUBJECT),--subject "$(SUBJECT)") $(ARGS)

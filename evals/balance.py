@@ -12,6 +12,9 @@ other prompts. Clamping means that copying a photo beyond the photos' own likene
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from krona.errors import KronaError
 
@@ -31,8 +34,8 @@ class Scale:
                 "subject and that the scorer suits the checkpoint (--scorer)"
             )
 
-    def __call__(self, value: float) -> float:
-        """Rescale a raw cosine; below 0 and above 1 are possible."""
+    def __call__(self, value: Any) -> Any:
+        """Rescale a raw cosine, or an array of them; below 0 and above 1 are possible."""
         return (value - self.zero) / (self.one - self.zero)
 
 
@@ -44,27 +47,29 @@ class Anchors:
     prompt: Scale
 
 
-def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b) for a, b in [0, 1]; 0 if either is 0."""
-    return 2 * a * b / (a + b) if a > 0 and b > 0 else 0.0
+def harmonic_mean(a: Any, b: Any) -> Any:
+    """2ab / (a + b), both clamped to [0, 1] first; 0 if either is 0. Numbers or arrays."""
+    a, b = np.clip(a, 0, 1), np.clip(b, 0, 1)
+    total = a + b
+    return 2 * a * b / np.where(total == 0, 1, total)
 
 
-def balance(anchors: Anchors, *, subject: Mapping[str, float], prompt: float) -> dict[str, float]:
-    """Calibrated `subject`, `prompt` and their `balance` from raw cosines.
+def calibrate(anchors: Anchors, *, subject: Mapping[str, Any], prompt: Any) -> tuple[Any, Any]:
+    """Calibrated subject and prompt from raw cosines, numbers or arrays.
 
     Args:
         subject: raw subject fidelity by encoder name, the names of `anchors.subject`.
         prompt: raw CLIP-T.
     """
     scaled = [scale(subject[name]) for name, scale in anchors.subject.items()]
-    subject_scaled = sum(scaled) / len(scaled)
-    prompt_scaled = anchors.prompt(prompt)
+    return sum(scaled) / len(scaled), anchors.prompt(prompt)
+
+
+def balance(anchors: Anchors, *, subject: Mapping[str, float], prompt: float) -> dict[str, float]:
+    """Calibrated `subject`, `prompt` and their `balance`; the arguments are calibrate()'s."""
+    of_subject, of_prompt = calibrate(anchors, subject=subject, prompt=prompt)
     return {
-        "subject": subject_scaled,
-        "prompt": prompt_scaled,
-        "balance": harmonic_mean(_clamp(subject_scaled), _clamp(prompt_scaled)),
+        "subject": of_subject,
+        "prompt": of_prompt,
+        "balance": float(harmonic_mean(of_subject, of_prompt)),
     }
-
-
-def _clamp(value: float) -> float:
-    return min(max(value, 0.0), 1.0)

@@ -1,7 +1,7 @@
 """How images are made for a score: the settings of the sampler, equal for every adapter."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from krona.errors import KronaError
 
@@ -23,6 +23,19 @@ class Protocol:
         for name in ("images_per_prompt", "sampling_steps"):
             if getattr(self, name) < 1:
                 raise KronaError(f"{name}={getattr(self, name)} must be 1 or more")
+
+    def of_anchors(self) -> Self:
+        """How the scale is made: whatever number of images and noise are scored on it."""
+        plain = type(self)()
+        return replace(
+            self, images_per_prompt=plain.images_per_prompt, sampling_seed=plain.sampling_seed
+        )
+
+    def afresh(self, images_per_prompt: int) -> Self:
+        """Images of noise that no evaluation of a trial has seen."""
+        return replace(
+            self, images_per_prompt=images_per_prompt, sampling_seed=self.sampling_seed + 1
+        )
 
     def sampling(self) -> dict[str, Any]:
         """The options of krona.diffusion.sample.sample() that it means."""

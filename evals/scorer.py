@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evals.balance import Anchors, Scale, balance
+from evals.balance import Anchors, Scale, balance, calibrate
 from evals.encoders import ClipEncoder, DinoEncoder
 from evals.protocol import Protocol
 from evals.scores import (
@@ -17,6 +17,7 @@ from evals.scores import (
     pairwise_similarity,
     prompt_fidelity,
     subject_fidelity,
+    summarize,
 )
 from krona.adapter.inject import Adapter
 from krona.base.checkpoint import Base
@@ -81,47 +82,65 @@ class Scorer:
         self._photos = {
             name: encoder.images(pictures) for name, encoder in self._image_encoders.items()
         }
-        self._texts = clip.texts(self._repeat(subject.class_prompts))
+        self._texts = clip.texts(subject.class_prompts)
         self.anchors = self._calibrate(base, photos)
 
     def evaluate(self, base: Base) -> Evaluation:
         """Sample the subject's prompts from `base` as it stands and score the images."""
-        return self.score(self._sample(base, self.subject.instance_prompts))
+        return self.score(self._sample(base, self.subject.instance_prompts, self.protocol))
 
     def evaluate_each(self, base: Base, adapters: Sequence[Adapter]) -> list[Evaluation]:
         """What evaluate() gives with each of the adapters, sampled together."""
         prompts = self.subject.instance_prompts
-        sampled = sample_each(base, adapters, prompts, **self._sampling())
+        sampled = sample_each(base, adapters, prompts, **self._sampling(self.protocol))
         return [self.score(images) for images in sampled]
+
+    def look_afresh(self, base: Base, *, first: int, num_per_prompt: int) -> dict[str, Tensor]:
+        """Score images of `base` as it stands that no evaluate() has drawn.
+
+        Args:
+            first: number of each prompt's first image.
+        Returns: the calibrated `subject` and `prompt` of each image, (prompts, num_per_prompt).
+        """
+        protocol = self.protocol.afresh(num_per_prompt)
+        images = self._sample(base, self.subject.instance_prompts, protocol, first=first)
+        values = self._values(images)
+        prompt = values.pop("clip_t")
+        scaled = calibrate(self.anchors, subject=values, prompt=prompt)
+        rows = (value.view(-1, num_per_prompt) for value in scaled)
+        return dict(zip(("subject", "prompt"), rows, strict=True))
 
     def score(self, images: Sequence[Image.Image]) -> Evaluation:
         """Score images in prompt order, `images_per_prompt` for each of the subject's prompts."""
-        features = {name: encoder.images(images) for name, encoder in self._image_encoders.items()}
-        scores = {
-            name: subject_fidelity(features[name], self._photos[name]) for name in self._photos
-        }
-        scores["clip_t"] = prompt_fidelity(features["clip_i"], self._texts)
+        scores = {name: summarize(values) for name, values in self._values(images).items()}
         calibrated = balance(
             self.anchors,
             subject={name: scores[name].mean for name in self._photos},
             prompt=scores["clip_t"].mean,
         )
+        prompts = self.subject.instance_prompts
+        num_per_prompt = self.protocol.images_per_prompt
         return Evaluation(
-            prompts=tuple(self._repeat(self.subject.instance_prompts)),
+            prompts=tuple(prompt for prompt in prompts for _ in range(num_per_prompt)),
             images=tuple(images),
             scores=scores,
             calibrated=calibrated,
         )
 
-    def _repeat(self, prompts: Sequence[str]) -> list[str]:
-        return [prompt for prompt in prompts for _ in range(self.protocol.images_per_prompt)]
+    def _values(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Each score of each image; as many of them for each prompt, in prompt order."""
+        features = {name: encoder.images(images) for name, encoder in self._image_encoders.items()}
+        values = {name: subject_fidelity(features[name], self._photos[name]) for name in features}
+        texts = self._texts.repeat_interleave(len(images) // len(self._texts), dim=0)
+        return values | {"clip_t": prompt_fidelity(features["clip_i"], texts)}
 
-    def _sample(self, base: Base, prompts: Sequence[str]) -> list[Image.Image]:
-        return sample(base, prompts, **self._sampling())
+    def _sample(
+        self, base: Base, prompts: Sequence[str], protocol: Protocol, first: int = 0
+    ) -> list[Image.Image]:
+        return sample(base, prompts, first=first, **self._sampling(protocol))
 
-    def _sampling(self) -> dict[str, Any]:
-        size = {"resolution": self._resolution}
-        return {**self.protocol.sampling(), **size, "cache": self._cache}
+    def _sampling(self, protocol: Protocol) -> dict[str, Any]:
+        return {**protocol.sampling(), "resolution": self._resolution, "cache": self._cache}
 
     def _calibrate(self, base: Base, photos: Photos) -> Anchors:
         key = {
@@ -132,7 +151,7 @@ class Scorer:
             "resolution": self._resolution,
             "subject": [self.subject.instance_prompts, self.subject.class_prompts],
             "encoders": {name: e.content_hash for name, e in self._image_encoders.items()},
-            "sampling": asdict(self.protocol),
+            "sampling": asdict(self.protocol.of_anchors()),
         }
         raw = self._cache.get(key, lambda: self._anchor_values(base))
         scale = {name: Scale(zero=float(low), one=float(high)) for name, (low, high) in raw.items()}
@@ -140,18 +159,19 @@ class Scorer:
 
     def _anchor_values(self, base: Base) -> dict[str, Tensor]:
         """(zero, one) of each score: a tensor of two by name."""
-        plain = self._clip.images(self._sample(base, self.subject.class_prompts))
-        unadapted = self._sample(base, self.subject.instance_prompts)
+        protocol = self.protocol.of_anchors()
+        plain = self._clip.images(self._sample(base, self.subject.class_prompts, protocol))
+        unadapted = self._sample(base, self.subject.instance_prompts, protocol)
         values = {
             "clip_t": (
                 mismatched_fidelity(plain, self._texts),
-                prompt_fidelity(plain, self._texts).mean,
+                prompt_fidelity(plain, self._texts).mean().item(),
             )
         }
         for name, encoder in self._image_encoders.items():
             photos = self._photos[name]
             values[name] = (
-                subject_fidelity(encoder.images(unadapted), photos).mean,
+                subject_fidelity(encoder.images(unadapted), photos).mean().item(),
                 pairwise_similarity(photos),
             )
         return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in values.items()}

@@ -1,4 +1,4 @@
-"""Subject and prompt scores: unit-length features in, a mean with its standard error out."""
+"""Subject and prompt scores: unit-length features in, a value for each image out, or their mean."""
 
 from dataclasses import dataclass
 
@@ -21,17 +21,17 @@ def summarize(values: Tensor) -> Score:
     return Score(mean=values.mean().item(), se=se, n=n)
 
 
-def prompt_fidelity(images: Tensor, texts: Tensor) -> Score:
-    """CLIP-T: cosine of image i with its own prompt i; (n, d) and (n, d)."""
-    return summarize((images * texts).sum(dim=-1))
+def prompt_fidelity(images: Tensor, texts: Tensor) -> Tensor:
+    """CLIP-T: cosine of image i with its own prompt i, (n,); (n, d) and (n, d)."""
+    return (images * texts).sum(dim=-1)
 
 
-def subject_fidelity(images: Tensor, photos: Tensor) -> Score:
-    """CLIP-I or DINO: mean cosine of each image with all photos; (n, d) and (m, d).
+def subject_fidelity(images: Tensor, photos: Tensor) -> Tensor:
+    """CLIP-I or DINO: mean cosine of each image with all photos, (n,); (n, d) and (m, d).
 
     Source: DreamBooth (arXiv 2208.12242): all generated × real pairs.
     """
-    return summarize((images @ photos.T).mean(dim=-1))
+    return (images @ photos.T).mean(dim=-1)
 
 
 def pairwise_similarity(photos: Tensor) -> float:

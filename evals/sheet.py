@@ -9,6 +9,7 @@ MARGIN_PX = 4
 LABEL_PX = 150
 HEADER_PX = 30
 CHARACTER_PX = 7
+LABEL_LINE_PX = 16
 
 
 def contact_sheet(
@@ -16,31 +17,32 @@ def contact_sheet(
     *,
     columns: Sequence[str] = (),
     cell_px: int = 128,
+    label_px: int = LABEL_PX,
 ) -> Image.Image:
     """Lay out pictures in a table: a label before each row, a header over each column.
 
     Args:
         rows: (label, pictures) of each row; rows may differ in length.
         columns: headers, shortened to fit.
-        cell_px: side of a picture on the sheet.
+        cell_px: side of a picture on the sheet.  label_px: width of the labels.
     """
     num_columns = max(len(pictures) for _, pictures in rows)
     step = cell_px + MARGIN_PX
     header = HEADER_PX if columns else 0
-    sheet = Image.new("RGB", (LABEL_PX + num_columns * step, header + len(rows) * step), "white")
+    sheet = Image.new("RGB", (label_px + num_columns * step, header + len(rows) * step), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=12)
     for x, text in enumerate(columns):
         draw.text(
-            (LABEL_PX + x * step, 2), _wrap(text, cell_px, 2), fill="black", font=font, spacing=1
+            (label_px + x * step, 2), _wrap(text, cell_px, 2), fill="black", font=font, spacing=1
         )
     for y, (label, pictures) in enumerate(rows):
         top = header + y * step
-        at = 4, top + cell_px // 2 - 22
-        draw.text(at, _wrap(label, LABEL_PX, 3), fill="black", font=font, spacing=1)
+        text = _wrap(label, label_px, cell_px // LABEL_LINE_PX)
+        draw.text((4, top + cell_px // 2), text, fill="black", font=font, spacing=1, anchor="lm")
         for x, picture in enumerate(pictures):
             cell = picture.convert("RGB").resize((cell_px, cell_px), Image.Resampling.LANCZOS)
-            sheet.paste(cell, (LABEL_PX + x * step, top))
+            sheet.paste(cell, (label_px + x * step, top))
     return sheet
 
 

@@ -3,6 +3,8 @@
 Everything is real: Ray, Optuna's database, MLflow's store, the checkpoint, the scorer, LyCORIS.
 """
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,12 +26,19 @@ from tune.records.adapted import find_adapter
 pytestmark = pytest.mark.ray
 KRONA = Path(sys.executable).with_name("krona")
 SUBJECT = "duck"
+NUM_PROMPTS = 12
 FACTORS = ((4, 4), (8, 8))  # squares that LyCORIS holds on every layer of the base
 
 
 def krona(*words: str, folder: Path) -> str:
     done = subprocess.run(
-        [str(KRONA), *words], cwd=folder, capture_output=True, text=True, timeout=500, check=False
+        [str(KRONA), *words],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, f"krona {' '.join(words)}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -42,6 +51,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     factors = [str(number) for pair in FACTORS for number in pair]
     options = ["--subject", SUBJECT, "--trials", "3", "--steps", "8", "--sampling-steps", "4"]
     options += ["--learning-rate", "5e-3", "2e-2", "--factors", *factors]
+    options += ["--finalists", "1", "--final-images", str(2 * NUM_PROMPTS)]
     return folder, krona("sweep", *options, folder=folder)
 
 
@@ -72,7 +82,6 @@ def test_every_trial_is_recorded_with_all_that_was_promised(sweep: tuple[Path, s
     assert {
         "search_space.json",
         "parallel_coordinates.png",
-        "scores_by_parameters.png",
         "contact_sheet.png",
     } <= names
 
@@ -83,6 +92,17 @@ def test_the_champion_is_the_best_run_that_the_last_line_names(sweep: tuple[Path
     version = client(folder).get_model_version_by_alias(f"krona-{SUBJECT}", "champion")
     assert version.run_id == best
     assert f"best run: {best}" in krona("best", folder=folder)
+
+
+def test_the_exported_champion_scores_again_what_the_sweep_reports(sweep: tuple[Path, str]) -> None:
+    folder, _ = sweep
+    trials = json.loads(krona("best", "--json", folder=folder))["trials"]
+    assert trials[0]["confirmed"]["balance"] == trials[0]["balance"]
+    krona("export", "--format", "kohya", "--output", "champion.safetensors", folder=folder)
+    same_noise = ["--sampling-seed", "2", "--images-per-prompt", "2", "--sampling-steps", "4"]
+    asked = ["eval", "champion.safetensors", "--subject", SUBJECT, *same_noise]
+    row = next(line for line in krona(*asked, folder=folder).splitlines() if "champion" in line)
+    assert float(row.split()[-1]) == pytest.approx(trials[0]["balance"], abs=2e-3)
 
 
 def pixels(images: Sequence[Image.Image]) -> np.ndarray:

@@ -12,6 +12,7 @@ from tune.commands.best import best
 from tune.commands.doctor import doctor
 from tune.commands.eval import evaluate
 from tune.commands.export import export
+from tune.commands.photos import photos
 from tune.commands.plan import plan
 from tune.commands.report import report
 from tune.commands.sample import sample
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "best": best,
     "report": report,
     "plan": plan,
+    "photos": photos,
     "export": export,
     "ui": ui,
     "doctor": doctor,

@@ -28,6 +28,18 @@ MAX_KEY = 120  # a file name holds 255 bytes, and MLflow adds about 90
 SCORES = (METRIC, "subject", "prompt", "clip_t", "clip_i", "dino", "toyvit")
 BEST, BEST_STEP = "best_balance", "best_step"  # of a trial's evaluations the best, and when it was
 NUM_PARAMS = "num_params"
+SPENT = TRAIN_S, SCORE_S, WAIT_S = "train_s", "score_s", "wait_s"
+SLOT = "slot"
+RANK = "rank"
+# of a finalist, scored again with other noise; halves of 95 % intervals
+CONFIRMED, HALF_WIDTH, NUM_CONFIRMED = (
+    "confirmed_balance",
+    "confirmed_half_width",
+    "confirmed_images",
+)
+PROMPTS_HALF_WIDTH = "confirmed_prompts_half_width"
+BEHIND, BEHIND_HALF_WIDTH = "behind_champion", "behind_champion_half_width"
+SEEDS, SEEDS_HALF_WIDTH, NUM_SEEDS = "seeds_balance", "seeds_half_width", "num_seeds"
 CHAMPION_METRIC = "champion_balance"
 PAPER_DEFAULT = "paper_default"
 TRIAL_TAG = "tune_trial_id"
@@ -35,6 +47,7 @@ SWEEP_TAG = "krona.sweep"
 SUBJECT_TAG = "krona.subject"
 STATE_TAG = "krona.state"
 FAILURE_TAG = "failure"
+PRUNED_TAG = "pruned"
 # MLflow's own
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"

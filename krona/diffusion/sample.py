@@ -40,6 +40,7 @@ def sample_each(
     prompts: Sequence[str],
     *,
     num_per_prompt: int = 1,
+    first: int = 0,
     steps: int = 20,
     guidance_scale: float = 5.0,
     seed: int = 0,
@@ -54,6 +55,7 @@ def sample_each(
         adapters: one that may be injected, or several that are not, which share every batch; none
             is the base as it stands.
         num_per_prompt: images for each prompt.
+        first: number of a prompt's first image, where those before it are at hand.
         steps: denoising steps.
         guidance_scale: weight of classifier-free guidance; 1 is without, at half the cost.
         seed: image i of prompt j starts from noise that only (seed, i, j) decides.
@@ -69,7 +71,7 @@ def sample_each(
     side = side_px * base.unet.config.sample_size // base.resolution
     shape = (base.unet.config.in_channels, side, side)
     texts = [_texts(base, a, prompts, negative_prompt, cache) for a in adapters or (None,)]
-    jobs = [(i, j) for j in range(len(prompts)) for i in range(num_per_prompt)]
+    jobs = [(i, j) for j in range(len(prompts)) for i in range(first, first + num_per_prompt)]
     num_at_once = max(1, (batch_size or images_at_once(side_px)) // num)
     with Pack(base.network, adapters) as pack:
 

@@ -1,19 +1,14 @@
-"""The subject's photos: a folder in, square pixel tensors, content hashes and captions out."""
+"""The subject's photos: a folder in; square pixel tensors, content hashes and captions out."""
 
-import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from krona.errors import KronaError
-from krona.subject.folder import CAPTION, image_paths
-
-MIN_SIDE_PX = 8
+from krona.subject.pictures import list_photos, read_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,63 +26,25 @@ class Photos:
 
 
 def load_photos(folder: Path, *, resolution: int) -> Photos:
-    """Read every image of `folder`: upright, RGB, short side resized to `resolution`, centre crop.
+    """Read every image of `folder`: upright, sRGB, a square of it resized to `resolution`.
 
-    Args:
-        resolution: side of the result in pixels.
-    Raises: KronaError for a missing or empty folder, a broken image or caption, or an image under
-        8 pixels.
-    Warns: of files that are no images, and of images smaller than `resolution`.
+    The square is the middle, or holds the crop that the folder's subject.toml names.
+
+    Raises: KronaError for a missing or empty folder, a broken image or caption, a crop that is
+        none, or less than 8 pixels.
+    Warns: of all in the folder or a photo that may not be as it was meant.
     """
-    paths = image_paths(folder)
-    images = [_square(_open(path), path, resolution) for path in paths]
-    arrays = [np.asarray(image) for image in images]
+    listed = list_photos(folder)
+    arrays, hashes = [], []
+    for picture in read_pictures(listed, resolution=resolution):
+        arrays.append(np.asarray(picture.learned))
+        hashes.append(picture.digest)
+        for note in picture.notes:
+            warnings.warn(f"photo {picture.listed.path} {note}", stacklevel=2)
     stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
     return Photos(
-        names=tuple(path.name for path in paths),
+        names=tuple(photo.path.name for photo in listed),
         pixels=(stacked.float() / 127.5 - 1).contiguous(),
-        hashes=tuple(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays),
-        captions=tuple(map(_caption, paths)),
+        hashes=tuple(hashes),
+        captions=tuple(photo.said for photo in listed),
     )
-
-
-def _caption(photo: Path) -> str | None:
-    path = photo.with_suffix(CAPTION)
-    if not path.exists():
-        return None
-    try:
-        return " ".join(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise KronaError(f"caption {path} is broken: {error}; write plain text in UTF-8") from error
-
-
-def _open(path: Path) -> Image.Image:
-    """Decode an image, upright and in RGB; transparent parts become white."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise KronaError(
-            f"photo {path} is broken: {error}; replace it or take it out of the folder"
-        ) from error
-
-
-def _square(image: Image.Image, path: Path, resolution: int) -> Image.Image:
-    short = min(image.size)
-    if short < MIN_SIDE_PX:
-        raise KronaError(
-            f"photo {path} is {image.width}x{image.height} px: nothing can be learned from under "
-            f"{MIN_SIDE_PX} px; take it out or replace it by one of {resolution} px or more"
-        )
-    if short < resolution:
-        warnings.warn(
-            f"photo {path} is {image.width}x{image.height} px and is enlarged to {resolution} px; "
-            "expect blur",
-            stacklevel=4,
-        )
-    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)

@@ -1,12 +1,12 @@
 """What is taught: a name or a folder in, a Subject with its class, identifier and prompts out."""
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from krona.errors import KronaError, nearest
+from krona.subject.description import read_description
+from krona.subject.folder import check_is_folder
 from krona.toyland.embedded import SUBJECTS, subject_names
 
 _PLACES = (
@@ -54,8 +54,6 @@ LIVE_PROMPTS = (
 )
 _ANIMALS = ("animal", "bird", "cat", "cow", "dog", "hamster", "horse", "kitten", "puppy", "rabbit")
 LIVE_CLASSES = frozenset((*_ANIMALS, "boy", "child", "girl", "man", "person", "pet", "woman"))
-
-_KEYS = frozenset({"name", "class", "identifier", "prompts"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +133,8 @@ def load_subject(
     Raises: KronaError for an unknown subject, an unknown class, or a bad subject.toml.
     """
     folder = photos or _find(subject)
-    if not folder.is_dir():
-        raise KronaError(f"photos folder {folder} does not exist; give a folder with 3-6 photos")
-    said = _read_toml(folder / "subject.toml")
+    check_is_folder(folder)
+    said = read_description(folder)
     noun = class_noun or said.get("class")
     if not noun or not noun.strip():
         raise KronaError(
@@ -163,26 +160,6 @@ def _find(subject: str) -> Path:
         f"unknown subject '{subject}': {nearest(subject, subject_names())}. "
         "For photos of your own, give their folder (--photos)"
     )
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KronaError(f"{path} is no valid TOML: {error}") from error
-    for key, value in said.items():
-        if key not in _KEYS:
-            raise KronaError(f"{path} has an unknown key '{key}': {nearest(key, _KEYS)}")
-        if not (_is_texts(value) if key == "prompts" else isinstance(value, str)):
-            wanted = "a list of texts" if key == "prompts" else "a text"
-            raise KronaError(f"{path}: {key} must be {wanted}, got {value!r}")
-    return said
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
 def fill(prompt: str, noun: str) -> str:

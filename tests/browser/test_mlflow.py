@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from served import BALANCES
+from served import CONFIRMED_BALANCES
 
 pytestmark = pytest.mark.browser
 
-COLUMNS = ["best_balance", "best_subject", "best_prompt", "a1", "a2", "learning_rate", "targets"]
+COLUMNS = ["rank", "confirmed_balance", "confirmed_half_width"]
+COLUMNS += ["best_balance", "best_subject", "best_prompt", "a1", "a2", "learning_rate", "targets"]
 COLUMNS += ["best_step", "num_params"]
 
 
@@ -17,12 +18,14 @@ def is_quiet(page: Any) -> bool:
     return True
 
 
-def test_trials_open_in_the_order_of_their_best_balance(page, links):
+def test_trials_open_in_the_order_of_their_rank_finalists_first(page, links):
     page.goto(links["trials"])
     page.get_by_text("trial-002", exact=True).wait_for()
-    page.locator("[role=row] [col-id='metrics.`best_balance`']").first.wait_for()
-    scores = page.locator("[role=gridcell][col-id='metrics.`best_balance`']").all_inner_texts()
-    assert [float(score) for score in scores] == sorted(BALANCES.values(), reverse=True)
+    page.locator("[role=row] [col-id='metrics.`rank`']").first.wait_for()
+    ranks = page.locator("[role=gridcell][col-id='metrics.`rank`']").all_inner_texts()
+    assert [float(rank) for rank in ranks] == [1, 2, 3, 4]
+    cells = page.locator("[role=gridcell][col-id='metrics.`confirmed_balance`']").all_inner_texts()
+    assert list(map(float, cells[:2])) == sorted(CONFIRMED_BALANCES.values(), reverse=True)
     assert page.get_by_text("Model training", exact=True).is_visible()
     assert is_quiet(page)
 
@@ -55,7 +58,7 @@ def test_the_champions_images_open_at_its_best_step(page, links):
 
 def test_the_sweep_describes_itself_and_its_links_lead_to_the_trials(page, links):
     page.goto(links["sweep"])
-    page.get_by_text("the best is trial 002").wait_for()
+    page.get_by_text("the best is trial 003").wait_for()
     assert page.get_by_text('krona export --subject "duck"').is_visible()
     link = page.get_by_role("link", name="trials", exact=True).get_attribute("href")
     page.goto(links["sweep"].partition("#")[0] + link)

@@ -37,13 +37,13 @@ def test_one_image_has_no_standard_error() -> None:
 
 
 def test_clip_t_pairs_each_image_with_its_own_prompt() -> None:
-    score = prompt_fidelity(torch.stack([X, Y]), torch.stack([X, DIAGONAL]))
-    assert score.mean == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    values = prompt_fidelity(torch.stack([X, Y]), torch.stack([X, DIAGONAL]))
+    assert values.tolist() == pytest.approx([1, math.sqrt(0.5)])
 
 
-def test_subject_fidelity_averages_all_pairs() -> None:
-    score = subject_fidelity(torch.stack([X, Y]), torch.stack([X, X, Y]))
-    assert score.mean == pytest.approx((2 / 3 + 1 / 3) / 2)
+def test_subject_fidelity_averages_the_pairs_of_an_image() -> None:
+    values = subject_fidelity(torch.stack([X, Y]), torch.stack([X, X, Y]))
+    assert values.tolist() == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_photos_are_compared_with_each_other_but_not_with_themselves() -> None:
@@ -85,7 +85,12 @@ def test_copying_beyond_the_photos_earns_nothing() -> None:
 
 def test_harmonic_mean_of_nothing_is_nothing() -> None:
     assert harmonic_mean(0.0, 1.0) == 0.0
+    assert harmonic_mean(0.0, 0.0) == 0.0
     assert harmonic_mean(0.25, 0.75) == pytest.approx(0.375)
+
+
+def test_what_is_no_number_gives_no_balance() -> None:
+    assert math.isnan(harmonic_mean(math.nan, 0.5))
 
 
 def test_anchors_in_the_wrong_order_are_refused() -> None:

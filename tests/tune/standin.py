@@ -6,6 +6,7 @@ what a test finds in MLflow can be worked out by hand. The identifier asks for t
 in the trial's folder tell what was run, across processes.
 """
 
+import json
 import math
 import os
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from krona.errors import DoesNotFitError, KronaError
@@ -122,13 +124,13 @@ def report(resident: Resident, settings: Mapping[str, Any], step: int, workdir: 
     loss = {"train_loss": 1 / step, "fixed_loss": 1 / step}
     if step % resident.config.eval_every and step < settings["steps"]:
         return Report(step=step, metrics=loss)
+    score = final_score(settings) * step / settings["steps"]
     save_file(
         {"A": np.full((2, 2), step, np.float32)},
         workdir / "adapter.safetensors",
-        metadata={"krona": f'{{"steps": {step}}}'},
+        metadata={"krona": json.dumps({"steps": step, "score": score, "a1": settings["a1"]})},
     )
     (workdir / "state.txt").write_text(str(step))
-    score = final_score(settings) * step / settings["steps"]
     if resident.config.identifier == "fails" and settings["a1"] == 16:
         score = math.nan
     scores = {"balance": score, "clip_t": score, "clip_i": score}
@@ -141,6 +143,19 @@ def report(resident: Resident, settings: Mapping[str, Any], step: int, workdir: 
         is_best=True,  # the score rises with the steps
         is_last=step == settings["steps"],
     )
+
+
+def look_afresh(
+    resident: Resident, adapter: Path, *, first: int, num_per_prompt: int
+) -> dict[str, list[list[float]]]:
+    """Two prompts' images, by turns above and below the score: half of it if told to flatter."""
+    with safe_open(adapter, framework="numpy") as file:
+        told = json.loads(file.metadata()["krona"])
+    if resident.config.identifier == "cannot look" and told["a1"] == 64:
+        raise RuntimeError("these images cannot be drawn")
+    score = told["score"] / 2 if resident.config.identifier == "flatters" else told["score"]
+    values = [score + 0.01 * (-1) ** i for i in range(first, first + num_per_prompt)]
+    return {"subject": [values, values], "prompt": [values, values]}
 
 
 def best_sheet(

@@ -22,7 +22,10 @@ from tune.config.sweep import SweepConfig
 from tune.config.trial import ExperimentConfig, TrialSettings
 
 KRONA = Path(sys.executable).with_name("krona")
-COMMANDS = ("sweep", "train", "sample", "eval", "best", "report", "plan", "export", "ui", "doctor")
+COMMANDS = (
+    *("sweep", "train", "sample", "eval", "best", "report", "plan", "photos", "export", "ui"),
+    "doctor",
+)
 
 
 def krona(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -51,6 +54,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["plan", "--base", "sd15", "--factors", "48x64"], "nearest 40 and 64"),
         (["best"], "make sweep"),
         (["report"], "make sweep"),
+        (["photos", "nowhere"], "photos folder nowhere does not exist"),
+        (["photos", "."], "photos folder . holds no image"),
         (["sample"], "no prompt says what to draw"),
         (["sample", "a toy", "--images-per-prompt", "0"], "images_per_prompt=0 must be 1"),
         (["train", "--sampling-steps", "0"], "sampling_steps=0 must be 1 or more"),

@@ -93,10 +93,10 @@ def _ray() -> str:
 
 def _mlflow(tracking_uri: str | None) -> str:
     from tune.names import resolve_tracking_uri
-    from tune.records.tracking import Tracker
+    from tune.records.store import Store
 
     uri = resolve_tracking_uri(tracking_uri)
-    Tracker(uri).ping()
+    Store(uri).ping()
     return uri
 
 

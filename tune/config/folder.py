@@ -12,13 +12,16 @@ from krona.storage.atomic import write_atomically
 from tune.config.sweep import SweepConfig, from_json, to_json
 
 SETTINGS = "sweep.json"
-EXECUTION = (
+ANEW = (  # what --resume may say otherwise than before
     "slots",
     "gpus_per_slot",
     "cpus_per_slot",
     "min_gpus",
     "pack",
     "max_concurrent",
+    "finalists",
+    "final_images",
+    "confirm",
     "address",
     "tracking_uri",
 )
@@ -92,7 +95,7 @@ def _resumed(folder: SweepFolder, config: SweepConfig) -> SweepConfig:
         names = [path.parent.name for path in folder.path.parent.glob(f"*/{SETTINGS}")]
         raise KronaError(f"no sweep '{folder.name}' to resume; {nearest(folder.name, names)}")
     stored = _read(folder.path / SETTINGS)
-    asked = {name: getattr(config, name) for name in EXECUTION}
+    asked = {name: getattr(config, name) for name in ANEW}
     return replace(
         stored,
         resume=True,

@@ -12,6 +12,8 @@ from tune.names import check_name, resolve_tracking_uri
 
 DEFAULT_TRIALS = 16
 DEFAULT_PATIENCE = 2
+DEFAULT_FINALISTS = 3
+DEFAULT_FINAL_IMAGES = 120
 MAX_SEED = 2**31  # NumPy's is twice that; a resumed search adds its trials to the seed
 
 
@@ -39,6 +41,16 @@ class SweepConfig:
     """Sets of adapted attention projections to search, as letters out of q, k, v, o."""
     init: tuple[Literal["kaiming", "normal"], ...] = ("kaiming", "normal")
     """Distributions of A's starting values to search."""
+    finalists: int | None = None
+    """Best trials that are scored again at the end, with noise that none was judged by, and the
+    paper's default with them; the best of these is the champion. 0 takes the best single look.
+    Unless given: 3."""
+    final_images: int | None = None
+    """Images of a finalist at most; fewer where its balance is known to ± 0.02 by then, or where it
+    is beyond doubt behind another. Unless given: 120."""
+    confirm: int | None = None
+    """Further seeds that each finalist is trained with, 2 or more; the champion then is the best on
+    average over them, with an interval over seeds. Unless given: none."""
     seed: int = 0
     """Seed of the search and of every trial."""
     slots: int | None = None
@@ -65,7 +77,8 @@ class SweepConfig:
     subject."""
     resume: bool = False
     """Continue a stopped sweep with the settings it was started with; how it runs (slots and what
-    they take, pack, max_concurrent, address, tracking_uri) may be given anew."""
+    they take, pack, max_concurrent, address, tracking_uri) may be given anew, and the finalists'
+    round."""
     address: str | None = None
     """Ray cluster to join, or 'auto'. Unless given: $RAY_ADDRESS, else start Ray on this
     machine."""
@@ -75,7 +88,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.name is not None:
             check_name("sweep", self.name, "--name")
-        counts = "trials", "steps", "max_params", "slots", "min_gpus", "pack"
+        counts = "trials", "steps", "max_params", "slots", "min_gpus", "pack", "final_images"
         for name in (*counts, "cpus_per_slot", "max_concurrent"):
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:
@@ -88,6 +101,7 @@ class SweepConfig:
         if not 0 < low < high:
             raise KronaError(f"learning_rate={low} {high} must be two rising numbers above 0")
         self._check_choices()
+        self._check_finals()
 
     def _check_choices(self) -> None:
         for name in ("factors", "targets", "init"):
@@ -100,10 +114,26 @@ class SweepConfig:
             if min(pair) < 1:
                 raise KronaError(f"factors={pair} must be whole numbers above 0: (4, 64)")
 
+    def _check_finals(self) -> None:
+        if self.finalists is not None and self.finalists < 0:
+            raise KronaError(f"finalists={self.finalists} must be 0 or more")
+        if self.confirm is not None and (self.confirm < 0 or self.confirm == 1):
+            raise KronaError(f"confirm={self.confirm} must be 0, or 2 or more for an interval")
+
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep."""
         return self.trials or DEFAULT_TRIALS
+
+    @property
+    def num_finalists(self) -> int:
+        """Best trials that are scored again."""
+        return DEFAULT_FINALISTS if self.finalists is None else self.finalists
+
+    @property
+    def num_final_images(self) -> int:
+        """Images of a finalist at most."""
+        return self.final_images or DEFAULT_FINAL_IMAGES
 
     @property
     def eval_every(self) -> int:

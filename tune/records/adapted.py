@@ -16,7 +16,7 @@ ADAPTER_FILE = "adapter.safetensors"  # what each of krona's own is called, what
 TRIALS = "trials"  # the folder of a sweep's folder that holds them
 
 if TYPE_CHECKING:
-    from tune.records.tracking import Tracker
+    from tune.records.store import Store
 
 
 def base_of(
@@ -50,8 +50,8 @@ def find_adapter(
         if not Path(name).exists():
             raise KronaError(f"adapter '{name}' is no file; give a .safetensors file or a run id")
         return Path(name)
-    tracker, run = _recorded(name, subject, tracking_uri)
-    return tracker.download_adapter(run)
+    store, run = _recorded(name, subject, tracking_uri)
+    return store.download_adapter(run)
 
 
 def find_showcase(
@@ -63,13 +63,13 @@ def find_showcase(
     """
     if name is not None and is_path(name):
         return Showcase()
-    tracker, run = _recorded(name, subject, tracking_uri)
-    prompts = read_origin(tracker.download_adapter(run)).prompts
-    images = tracker.best_images(run)
+    store, run = _recorded(name, subject, tracking_uri)
+    prompts = read_origin(store.download_adapter(run)).prompts
+    images = store.best_images(run)
     shown = [(prompt, images.get(image_key(prompt))) for prompt in prompts]
     return Showcase(
         samples=tuple((prompt, image) for prompt, image in shown if image is not None),
-        scores=tracker.scores(run),
+        scores=store.scores(run),
     )
 
 
@@ -89,8 +89,8 @@ def _parts(name: str, tracking_uri: str | None) -> tuple[str, ...]:
         return tuple(part for part in (path.parent if is_krona else path).parts if part != TRIALS)
     if "@" in name:
         return (name,)
-    tracker, run = _recorded(name, None, tracking_uri)
-    return run[:8], tracker.run_name(run)
+    store, run = _recorded(name, None, tracking_uri)
+    return run[:8], store.run_name(run)
 
 
 def _shortest(own: tuple[str, ...], all_parts: Sequence[tuple[str, ...]]) -> str:
@@ -107,9 +107,9 @@ def is_path(name: str) -> bool:
 
 def _recorded(
     name: str | None, subject: str | None, tracking_uri: str | None
-) -> "tuple[Tracker, str]":
+) -> "tuple[Store, str]":
     """The store, and the run or model version in it."""
-    from tune.records.tracking import Tracker
+    from tune.records.store import Store
 
-    tracker = Tracker(existing_store(tracking_uri))
-    return tracker, name or f"{experiment_name(subject or tracker.newest_sweep().subject)}@champion"
+    store = Store(existing_store(tracking_uri))
+    return store, name or f"{experiment_name(subject or store.newest_sweep().subject)}@champion"

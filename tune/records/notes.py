@@ -5,6 +5,7 @@ from typing import Any
 
 from tune.names import PastSweep
 from tune.records.ranking import Row
+from tune.records.table import balance_text
 from tune.records.views import run_path
 
 MOST_ROWS = 24  # a description has room for about fifty
@@ -78,20 +79,21 @@ def _outcome(row: Row) -> str:
         return f"It {row.state}: {_plain(row.failure)}"
     if row.balance is None:
         return f"It is {row.state}, without a score."
-    parts = [f"{name} {row.scores[name]:.3f}" for name in ("subject", "prompt") if _has(row, name)]
+    parts = [f"{name} {row.shown[name]:.3f}" for name in ("subject", "prompt") if _has(row, name)]
     size = "" if row.num_params is None else f", {row.num_params:,} parameters"
     of = f" (of {', '.join(parts)})" if parts else ""
     at = "" if row.best_step is None else f" at step {row.best_step}"
-    return f"Balance **{row.balance:.3f}**{at}{of}, {row.state}{size}."
+    once = "" if row.interval else " at a single look"
+    return f"Balance **{balance_text(row).lstrip('~')}**{once}{at}{of}, {row.state}{size}."
 
 
 def _cells(row: Row) -> list[str]:
     scores = [
-        f"{row.scores[name]:.3f}" if _has(row, name) else "–" for name in ("subject", "prompt")
+        f"{row.shown[name]:.3f}" if _has(row, name) else "–" for name in ("subject", "prompt")
     ]
     return [
         row.key + (" (paper's default)" if row.is_paper_default else ""),
-        row.state if row.balance is None else f"{row.balance:.3f}",
+        row.state if row.balance is None else balance_text(row),
         *scores,
         str(row.a1),
         str(row.a2),
@@ -103,7 +105,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _has(row: Row, name: str) -> bool:
-    return name in row.scores
+    return name in row.shown
 
 
 def _plain(text: str) -> str:

@@ -1,12 +1,12 @@
-"""Pictures of a sweep: parallel coordinates, scores by parameters."""
+"""The picture that a report has no place for: rows in, parallel coordinates as a file out."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tune.names import METRIC
 from tune.records.ranking import Row
 
 AXES: dict[str, Callable[[Row], float | str]] = {
@@ -22,7 +22,7 @@ LOG_AXES = {"a1": 2, "a2": 2, "learning rate": 10, "parameters": 10}  # the base
 
 def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:
     """One line per scored trial across all parameters to its balance, brighter is better."""
-    scored = sorted((row for row in rows if row.balance is not None), key=_balance)
+    scored = sorted((row for row in rows if METRIC in row.scores), key=_balance)
     columns: dict[str, Callable[[Row], float | str]] = {**AXES, "balance": _balance}
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axis = figure.subplots()
@@ -38,29 +38,8 @@ def parallel_coordinates(rows: Sequence[Row], path: Path) -> Path:
     return _save(figure, path)
 
 
-def scores_by_parameters(rows: Sequence[Row], path: Path) -> Path:
-    """Balance over each parameter, one panel each; pruned trials are hollow."""
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    panels = figure.subplots(2, 3, sharey=True)
-    for panel, (name, get) in zip(panels.flat, AXES.items(), strict=True):
-        _scatter(panel, [row for row in rows if row.balance is not None], get)
-        panel.set_xlabel(name)
-        if name in LOG_AXES:
-            panel.set_xscale("log", base=LOG_AXES[name])
-    for panel in panels[:, 0]:
-        panel.set_ylabel("balance")
-    return _save(figure, path)
-
-
-def _scatter(panel: Axes, rows: Sequence[Row], get: Callable[[Row], float | str]) -> None:
-    for row in rows:
-        face = "C0" if row.state == "finished" else "none"
-        marker = "*" if row.is_paper_default else "o"
-        panel.scatter(get(row), _balance(row), facecolors=face, edgecolors="C0", marker=marker)
-
-
 def _balance(row: Row) -> float:
-    return float("nan") if row.balance is None else row.balance
+    return row.scores[METRIC]  # of equal noise for all; a finalist's other one is not
 
 
 def _heights(values: Sequence[float | str]) -> list[float]:

@@ -1,16 +1,36 @@
 """A sweep in MLflow in, its trials as rows out, best first."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from tune.names import BEST_STEP, METRIC, PAPER_DEFAULT, SCORES, TrialRun
+from tune.names import (
+    BEST_STEP,
+    CONFIRMED,
+    HALF_WIDTH,
+    METRIC,
+    NUM_SEEDS,
+    PAPER_DEFAULT,
+    RANK,
+    SCORES,
+    SEEDS,
+    SEEDS_HALF_WIDTH,
+    TrialRun,
+)
 from tune.records.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One trial: what it was told, and its best evaluation."""
+    """One trial: what it was told, its best evaluation, and what was found when it was repeated.
+
+    Attributes:
+        scores: of the best evaluation, a single look.
+        confirmed: of a finalist over images of other noise: balance, subject and prompt.
+        interval: (balance, half of its 95 % interval) of a finalist: over those images, or over
+            seeds where it was trained again.
+        place: in the ranking, once the sweep is over.
+    """
 
     run_id: str
     key: str
@@ -23,6 +43,10 @@ class Row:
     targets: str
     init: str
     scores: dict[str, float]
+    confirmed: dict[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    num_seeds: int | None = None
+    place: int | None = None
     num_params: int | None
     is_paper_default: bool
     failure: str | None
@@ -34,16 +58,33 @@ class Row:
 
     @property
     def balance(self) -> float | None:
-        """The number that ranks; None for a trial that was never scored."""
-        return self.scores.get(METRIC)
+        """The number that ranks: a finalist's over more images, else that of the best evaluation.
+
+        None for a trial that was never scored.
+        """
+        return self.interval[0] if self.interval else self.scores.get(METRIC)
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The scores of what `balance` is of."""
+        return self.scores | self.confirmed
 
 
 def rank(tracker: Tracker, parent_id: str) -> list[Row]:
-    """A sweep's trials from MLflow by falling balance; those that failed or were stopped are last.
+    """A sweep's trials from MLflow: finalists, then the others, then those that failed or stopped.
 
+    Each of the three are by falling balance.
     A trial whose settings are not recorded yet is left out.
     """
     return sorted((_row(t) for t in tracker.trials(parent_id) if t.params), key=_order)
+
+
+def record_ranks(tracker: Tracker, rows: Sequence[Row]) -> list[Row]:
+    """Write the place of each row that has ended to its run. Returns: the rows with it."""
+    ended = [replace(row, place=i) for i, row in enumerate(rows, start=1) if row.has_ended]
+    for row in ended:
+        tracker.log_report(row.run_id, 0, {RANK: float(row.place or 0)})
+    return [*ended, *(row for row in rows if not row.has_ended)]
 
 
 def best(rows: Sequence[Row]) -> Row | None:
@@ -67,12 +108,29 @@ def _row(trial: TrialRun) -> Row:
         targets=params["targets"],
         init=params["init"],
         scores={name: score for name, score in scores.items() if math.isfinite(score)},
+        confirmed=_confirmed(metrics),
+        interval=_interval(metrics),
+        num_seeds=int(metrics[NUM_SEEDS]) if NUM_SEEDS in metrics else None,
+        place=int(metrics[RANK]) if RANK in metrics else None,
         num_params=None if num_params is None else int(num_params),
         is_paper_default=PAPER_DEFAULT in trial.tags,
         failure=trial.tags.get("failure"),
     )
 
 
-def _order(row: Row) -> tuple[bool, bool, float, str]:
+def _confirmed(metrics: Mapping[str, float]) -> dict[str, float]:
+    names = METRIC, "subject", "prompt"
+    found = {name: metrics.get(f"confirmed_{name}") for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _interval(metrics: Mapping[str, float]) -> tuple[float, float] | None:
+    for value, half_width in ((SEEDS, SEEDS_HALF_WIDTH), (CONFIRMED, HALF_WIDTH)):
+        if value in metrics:
+            return metrics[value], metrics[half_width]
+    return None
+
+
+def _order(row: Row) -> tuple[bool, bool, bool, float, str]:
     balance = row.balance
-    return not row.has_ended, balance is None, -(balance or 0.0), row.key
+    return not row.has_ended, row.interval is None, balance is None, -(balance or 0.0), row.key

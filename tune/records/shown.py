@@ -32,8 +32,9 @@ def show(tracker: Tracker, sweep: PastSweep, rows: Sequence[Row]) -> dict[str, s
 
 def save_views(tracker: Tracker, sweep: PastSweep, champion: Row | None) -> dict[str, str]:
     """Save the views of a sweep. Returns: their addresses, by what they show."""
+    has_ranks = champion is not None and champion.place is not None
     views = {
-        "trials": trials_view(sweep.name, sweep.run_id),
+        "trials": trials_view(sweep.name, sweep.run_id, has_ranks=has_ranks),
         "charts": charts_view(sweep.name, sweep.run_id),
     }
     if champion is not None:

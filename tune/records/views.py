@@ -12,20 +12,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune.names import BEST, BEST_STEP, HTTP, METRIC, NUM_PARAMS, PARENT_TAG, VIEW_TAG
+from tune.names import (
+    BEST,
+    BEST_STEP,
+    CONFIRMED,
+    HALF_WIDTH,
+    HTTP,
+    METRIC,
+    NUM_PARAMS,
+    PARENT_TAG,
+    RANK,
+    VIEW_TAG,
+)
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 WIDTHS = {
-    "attributes.`Run Name`": 110,
-    f"metrics.`{BEST}`": 105,
-    "metrics.`best_subject`": 85,
-    "metrics.`best_prompt`": 85,
-    "params.`a1`": 60,
-    "params.`a2`": 60,
-    "params.`learning_rate`": 110,
-    "params.`targets`": 75,
-    f"metrics.`{BEST_STEP}`": 85,
-    f"metrics.`{NUM_PARAMS}`": 105,
+    "attributes.`Run Name`": 95,
+    f"metrics.`{RANK}`": 55,
+    f"metrics.`{CONFIRMED}`": 105,
+    f"metrics.`{HALF_WIDTH}`": 80,
+    f"metrics.`{BEST}`": 90,
+    "metrics.`best_subject`": 75,
+    "metrics.`best_prompt`": 75,
+    "params.`a1`": 50,
+    "params.`a2`": 50,
+    "params.`learning_rate`": 95,
+    "params.`targets`": 65,
+    f"metrics.`{BEST_STEP}`": 75,
+    f"metrics.`{NUM_PARAMS}`": 90,
 }
 CURVES = (METRIC, "subject", "prompt")
 MAX_VALUE = 5000  # characters that a store takes in an experiment's tag
@@ -57,12 +71,12 @@ class View:
         )
 
 
-def trials_view(sweep: str, parent_id: str) -> View:
+def trials_view(sweep: str, parent_id: str, *, has_ranks: bool = False) -> View:
     """The table of a sweep's trials, best first."""
-    state = _ranked(f"tags.`{PARENT_TAG}` = '{parent_id}'") | {
+    state = _ranked(f"tags.`{PARENT_TAG}` = '{parent_id}'", has_ranks=has_ranks) | {
         "selectedColumns": [name for name in WIDTHS if "Run Name" not in name],
         "columnOrder": ["1", "attributes.`Run Name`", *list(WIDTHS)[1:], "runDateAndNestInfo"],
-        "columnWidths": WIDTHS,
+        "columnWidths": WIDTHS | {"runDateAndNestInfo": 60},
     }
     return View(key=_key(parent_id, "trials"), title=f"{sweep}: trials", state=state)
 
@@ -109,9 +123,13 @@ def _key(parent_id: str, what: str) -> str:
     return f"krona-{parent_id[:8]}-{what}"
 
 
-def _ranked(search: str) -> dict[str, Any]:
-    """Best first: by the time of creation the page would add each trial's parent."""
-    return {"searchFilter": search, "orderByKey": f"metrics.`{BEST}`", "orderByAsc": False}
+def _ranked(search: str, *, has_ranks: bool = False) -> dict[str, Any]:
+    """Best first: by the time of creation the page would add each trial's parent.
+
+    While a sweep runs its trials have no rank.
+    """
+    key, is_rising = (RANK, True) if has_ranks else (BEST, False)
+    return {"searchFilter": search, "orderByKey": f"metrics.`{key}`", "orderByAsc": is_rising}
 
 
 def _line(metric: str) -> dict[str, Any]:

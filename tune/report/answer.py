@@ -3,7 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from tune.report.gather import CONFIRMED, HALF_WIDTH, NUM_CONFIRMED, Findings, Trial
+from tune.names import BEHIND, BEHIND_HALF_WIDTH, NUM_CONFIRMED
+from tune.records.ranking import best
+from tune.report.gather import Findings, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,13 @@ def make_answer(findings: Findings) -> Answer | None:
     champion = findings.champion
     if champion is None:
         return None
-    half = champion.metrics.get(HALF_WIDTH)
+    interval = champion.row.interval
     return Answer(
         champion=champion,
-        balance=number(_value(champion)),
-        interval="" if half is None else f"± {half:.3f}",
-        subject=number(champion.at_score("subject")),
-        prompt=number(champion.at_score("prompt")),
+        balance=number(champion.row.balance),
+        interval=f"± {interval[1]:.3f}" if interval else "",
+        subject=number(champion.shown("subject")),
+        prompt=number(champion.shown("prompt")),
         sure=(_confidence(findings, champion), _margin(findings, champion)),
         default=_default(findings, champion),
     )
@@ -49,48 +51,42 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _value(trial: Trial) -> float | None:
-    """The balance that a trial is judged by: measured anew if it was confirmed."""
-    return trial.metrics.get(CONFIRMED, trial.balance)
-
-
 def _confidence(findings: Findings, champion: Trial) -> str:
-    half, images = champion.metrics.get(HALF_WIDTH), champion.metrics.get(NUM_CONFIRMED)
-    if half is not None:
-        value = _value(champion) or 0.0
-        of = "" if images is None else f" over {int(images):,} images"
-        return f"Measured again{of}: between {value - half:.3f} and {value + half:.3f}."
-    num = len(findings.prompts) * int(champion.facts.params.get("images_per_prompt", "1"))
-    looked = f" at {num} images" if num else ""
-    return f"A single look{looked}: no interval. Another seed would give another number."
+    row = champion.row
+    if row.interval is None:
+        num = len(findings.prompts) * int(champion.facts.params.get("images_per_prompt", "1"))
+        looked = f" at {num} images" if num else ""
+        return f"A single look{looked}: no interval. Another seed would give another number."
+    value, half = row.interval
+    over = f"{int(champion.metrics.get(NUM_CONFIRMED, 0)):,} images of other noise"
+    if row.num_seeds:
+        over = f"trainings with {row.num_seeds} further seeds"
+    return f"Measured again over {over}: between {value - half:.3f} and {value + half:.3f} (95 %)."
 
 
 def _margin(findings: Findings, champion: Trial) -> str:
-    others = [t for t in findings.trials if t is not champion and t.row.state == "finished"]
-    rival = max(
-        (trial for trial in others if _value(trial) is not None),
-        key=lambda trial: _value(trial) or 0.0,
-        default=None,
-    )
-    if rival is None:
+    rival = best([trial.row for trial in findings.trials if trial is not champion])
+    if rival is None or rival.balance is None or champion.row.balance is None:
         return "No other trial ran to its end, so there is nothing to compare it with."
-    ahead = (_value(champion) or 0.0) - (_value(rival) or 0.0)
-    said = f"Next is trial {rival.key}, {ahead:.3f} behind"
-    halves = [trial.metrics.get(HALF_WIDTH) for trial in (champion, rival)]
-    if any(half is None for half in halves):
+    metrics = next(trial.metrics for trial in findings.trials if trial.row == rival)
+    ahead = champion.row.balance - rival.balance
+    if BEHIND not in metrics or rival.num_seeds:
+        said = f"Next is trial {rival.key}, {ahead:.3f} behind"
         return f"{said}; compare their pictures below before you trust a small lead."
-    if ahead > sum(half or 0.0 for half in halves):
-        return f"{said}: their intervals do not touch."
-    return f"{said}: their intervals overlap, so either may be the better one."
+    behind, half = metrics[BEHIND], metrics[BEHIND_HALF_WIDTH]
+    said = f"Next is trial {rival.key}, {behind:.3f} ± {half:.3f} behind on the same noise"
+    sure = behind > half
+    return f"{said}: {'it is worse' if sure else 'either may be the better one'}."
 
 
 def _default(findings: Findings, champion: Trial) -> str:
     default = next((t for t in findings.trials if t.row.is_paper_default), None)
-    if default is None or default.balance is None:
+    if default is None or default.row.balance is None:
         return ""
     if default is champion:
         return "It is the paper's default: no other setting was better."
     steps = default.row.steps
     return (
-        f"The paper's default had {default.balance:.3f} after {steps} steps (trial {default.key})."
+        f"The paper's default had {default.row.balance:.3f} after {steps} steps "
+        f"(trial {default.key})."
     )

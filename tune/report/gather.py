@@ -19,6 +19,9 @@ from tune.names import (
     BEST,
     BEST_STEP,
     METRIC,
+    PRUNED_TAG,
+    SLOT,
+    SPENT,
     PastSweep,
     Point,
     RunFacts,
@@ -29,12 +32,7 @@ from tune.names import (
 from tune.records.ranking import Row, best, rank
 from tune.records.tracking import Tracker
 
-CURVES = (METRIC, "subject", "prompt", "fixed_loss", "step_s")
-CONFIRMED, HALF_WIDTH, NUM_CONFIRMED = (
-    "confirmed_balance",
-    "confirmed_half_width",
-    "confirmed_images",
-)
+CURVES = (METRIC, "subject", "prompt", "fixed_loss", SLOT, *SPENT)
 MOST_PHOTOS = 6
 
 
@@ -70,6 +68,15 @@ class Trial:
     def last_step(self) -> int:
         """The last step that it reported."""
         return max((curve[-1].step for curve in self.curves.values() if curve), default=0)
+
+    @property
+    def pruned_for(self) -> str:
+        """What it was compared with when the search stopped it."""
+        return self.facts.tags.get(PRUNED_TAG, "it was not in the better half")
+
+    def shown(self, name: str) -> float | None:
+        """A score over a finalist's images of other noise, or else of the best evaluation."""
+        return self.row.confirmed.get(name, self.at_score(name))
 
     def at_score(self, name: str) -> float | None:
         """A curve's value at the step of `balance`."""

@@ -13,17 +13,19 @@ from plotly.offline import get_plotlyjs
 from krona.errors import KronaError
 from krona.storage.atomic import write_atomically
 from tune.names import PastSweep
+from tune.records.table import balance_text
 from tune.records.tracking import Tracker
 from tune.report.answer import counts, make_answer, number
+from tune.report.factor_plots import factor_plots
 from tune.report.factors import Factors, read_factors
 from tune.report.gather import Findings, Trial, gather
 from tune.report.looks import Plot, describe
-from tune.report.other_plots import factor_plots, timeline_plot
 from tune.report.pictures import Picture, hero_picture, make_grid
 from tune.report.repeat import make_repeat
 from tune.report.score_plots import score_plots
 from tune.report.setting_plots import setting_plots
-from tune.report.timeline import ACTIVITIES, Timeline, make_timeline, prunings
+from tune.report.time_plot import timeline_plot
+from tune.report.timeline import ACTIVITIES, Timeline, make_timeline
 
 MAX_BYTES = 10_000_000
 RESERVED_BYTES = 250_000  # of the page itself: its tables, failures, style and script
@@ -65,7 +67,7 @@ def render(findings: Findings) -> str:
             plots=plots,
             no_factors=no_factors,
             shares=_shares(timeline),
-            prunings=prunings(findings.trials),
+            pruned=[trial for trial in findings.trials if trial.row.state == "pruned"],
             failures=[t for t in findings.trials if t.failure or t.row.state == "failed"],
             repeat=make_repeat(findings, findings.champion) if findings.champion else None,
             plotly=Markup(scripts),
@@ -79,13 +81,12 @@ def _plots(findings: Findings, factors: Factors | None) -> dict[str, list[Plot]]
     """Figures by the section that they stand in."""
     trials = findings.trials
     timeline = make_timeline(findings.facts, trials)
-    states = {trial.key: trial.row.state for trial in trials}
     scores = score_plots(trials, findings.champion)
     settings = setting_plots(trials, findings.champion)
     return {
         "scores": scores,
         "settings": settings,
-        "timeline": [timeline_plot(timeline, states)] if timeline.spans else [],
+        "timeline": [timeline_plot(timeline)] if timeline.stays else [],
         "factors": factor_plots(factors) if factors else [],
     }
 
@@ -143,18 +144,18 @@ def _champion_pictures(champion: Trial, prompts: Sequence[tuple[str, str]]) -> l
 
 def _shares(timeline: Timeline) -> list[tuple[str, str]]:
     """Where the time went, in words."""
-    busy = sum(span.length_s for span in timeline.spans)
+    spent = {activity: timeline.total_s(activity) for activity in ACTIVITIES}
+    busy = sum(spent.values())
     shares: list[tuple[str, str]] = [
         ("from start to end", _clock(timeline.length_s)),
         ("until the first trial began", _clock(timeline.opening_s)),
         ("trials at the same time", f"at most {timeline.num_at_once}"),
     ]
-    for activity in ACTIVITIES:
-        spent = timeline.total_s(activity)
-        shares.append(
-            (activity, f"{_clock(spent)} ({spent / (busy or 1):.0%} of the trials' time)")
-        )
-    return shares
+    return shares + [
+        (activity, f"{_clock(seconds)} ({seconds / busy:.0%} of the trials' time)")
+        for activity, seconds in spent.items()
+        if seconds
+    ]
 
 
 def _clock(seconds: float) -> str:
@@ -172,7 +173,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        figure=_figure, number=number, describe=describe, shortened=_shortened
+        figure=_figure, number=number, balance=balance_text, describe=describe, shortened=_shortened
     )
     return environment
 

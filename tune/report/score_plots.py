@@ -7,7 +7,6 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from evals.balance import harmonic_mean
 from tune.names import METRIC
 from tune.report.gather import Trial
 from tune.report.looks import CHAMPION, COLOURS, Plot, figure, grouped, hover, look, markers
@@ -115,7 +114,6 @@ def _iso_line(level: float) -> Any:
     shares = [level / 2 + 0.005 + i * (1.0 - level / 2) / 60 for i in range(61)]
     at = [(s, level * s / (2 * s - level)) for s in shares]
     inside = [(s, p) for s, p in at if p <= 1.05 and s <= 1.0]
-    assert all(abs(harmonic_mean(s, p) - level) < 1e-9 for s, p in inside)
     return go.Scatter(
         x=[round(s, 4) for s, _ in inside],
         y=[round(p, 4) for _, p in inside],

@@ -1,74 +1,91 @@
-"""Where a sweep's time went: trials' reports with their times in; spans and reasons out."""
+"""Where a sweep's time went: trials' reports with their seconds in; spans on slots' lanes out."""
 
+import re
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby, pairwise
 from typing import Literal, get_args
 
-from tune.names import METRIC, RunFacts
+from tune.names import SCORE_S, SLOT, TRAIN_S, WAIT_S, Point, RunFacts
 from tune.report.gather import Trial
 
-Activity = Literal["training", "scoring and recording", "preparing and waiting"]
+Activity = Literal["training", "scoring", "waiting", "not recorded"]
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
+METRICS: dict[str, Activity] = {WAIT_S: "waiting", TRAIN_S: "training", SCORE_S: "scoring"}
+"""In the order in which they follow each other between two reports."""
+NO_SLOT = "slot not recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """What a trial did for a while, in seconds since the sweep began."""
+    """What a trial did for a while, in seconds since the sweep began, and in which slot."""
 
-    trial: str
     activity: Activity
     start_s: float
-    length_s: float
+    end_s: float
+    slot: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stay:
+    """A trial's spans in one slot, on a lane that it shared with none that was there then."""
+
+    trial: Trial
+    spans: tuple[Span, ...]
+    lane: str
+    is_last: bool
+    """Whether the trial ended in this slot."""
+
+    @property
+    def start_s(self) -> float:
+        """When the trial came, or came back."""
+        return self.spans[0].start_s
+
+    @property
+    def end_s(self) -> float:
+        """When it was last heard of there."""
+        return self.spans[-1].end_s
+
+    def total_s(self, activity: Activity) -> float:
+        """How long the trial did this here."""
+        return sum(span.end_s - span.start_s for span in self.spans if span.activity == activity)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """All spans, the sweep's own length, and how long it took until the first trial began."""
+    """All stays, the sweep's own length, and how long it took until the first trial began."""
 
-    spans: tuple[Span, ...]
+    stays: tuple[Stay, ...]
     length_s: float
     opening_s: float
     num_at_once: int
 
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes in use, slot by slot."""
+        return sorted({stay.lane for stay in self.stays}, key=_natural)
+
     def total_s(self, activity: Activity) -> float:
         """How long all trials did this, added up."""
-        return sum(span.length_s for span in self.spans if span.activity == activity)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruning:
-    """Where a trial was stopped: its balance, and the median of those scored there before it."""
-
-    trial: Trial
-    step: int
-    balance: float | None
-    median: float | None
-    num_before: int
+        return sum(stay.total_s(activity) for stay in self.stays)
 
 
 def make_timeline(sweep: RunFacts, trials: Sequence[Trial]) -> Timeline:
-    """Split each trial's time by its reports: steps times their measured seconds are training.
+    """Lay out each trial's time as its reports tell it, by the slots that it was in.
 
-    What is left of the time between two reports is scoring where the second one is an evaluation,
-    and waiting for the trials beside it where not. A resumed sweep's pauses are in it too.
+    A trial that told no times is one span from its start to its end.
     """
     origin = sweep.started_s
     ends = [_end_s(trial) for trial in trials]
     last = max([sweep.ended_s or origin, *ends], default=origin)
-    spans = tuple(span for trial in trials for span in _spans(trial, origin))
     first = min((trial.facts.started_s for trial in trials), default=last)
     return Timeline(
-        spans=spans,
+        stays=_on_lanes([stay for trial in trials for stay in _stays(trial, origin)]),
         length_s=last - origin,
         opening_s=first - origin,
         num_at_once=_most_at_once(trials),
     )
-
-
-def prunings(trials: Sequence[Trial]) -> list[Pruning]:
-    """Where each pruned trial was stopped, and what it was compared with."""
-    return [_pruning(trial, trials) for trial in trials if trial.row.state == "pruned"]
 
 
 def _end_s(trial: Trial) -> float:
@@ -79,35 +96,67 @@ def _end_s(trial: Trial) -> float:
     return max(heard, default=trial.facts.started_s)
 
 
-def _spans(trial: Trial, origin: float) -> list[Span]:
-    spans: list[Span] = []
+def _on_lanes(stays: Sequence[Stay]) -> tuple[Stay, ...]:
+    """Put each stay on the first lane of its slot that is free when it begins."""
+    ends_s: defaultdict[str, list[float]] = defaultdict(list)
+    placed = []
+    for stay in sorted(stays, key=lambda stay: stay.start_s):
+        taken = ends_s[stay.lane]
+        number = next((n for n, end_s in enumerate(taken) if end_s <= stay.start_s), len(taken))
+        taken[number : number + 1] = [stay.end_s]
+        placed.append(replace(stay, lane=f"{stay.lane} · {number + 1}" if number else stay.lane))
+    return tuple(placed)
 
-    def add(activity: Activity, start_s: float, end_s: float) -> None:
-        if end_s > start_s:
-            length_s = end_s - start_s
-            spans.append(
-                Span(
-                    trial=trial.key,
-                    activity=activity,
-                    start_s=start_s - origin,
-                    length_s=length_s,
-                )
-            )
 
-    now, step = trial.facts.started_s, 0
-    evaluated = {point.step for point in trial.curves[METRIC]}
-    for report in trial.curves.get("step_s", ()):
-        trained_s = min(report.value * (report.step - step), max(report.time_s - now, 0.0))
-        scored = report.step in evaluated
-        if scored:
-            add("training", now, now + trained_s)
-            add("scoring and recording", now + trained_s, report.time_s)
-        else:
-            add("preparing and waiting", now, report.time_s - trained_s)
-            add("training", report.time_s - trained_s, report.time_s)
-        now, step = max(report.time_s, now), report.step
-    add("preparing and waiting" if step == 0 else "scoring and recording", now, _end_s(trial))
+def _stays(trial: Trial, origin: float) -> list[Stay]:
+    """A trial's stays, each still on a lane of its slot's name."""
+    spans = _told_spans(trial, origin)
+    if not spans:
+        start_s, end_s = trial.facts.started_s - origin, _end_s(trial) - origin
+        spans = [Span(activity="not recorded", start_s=start_s, end_s=end_s, slot=NO_SLOT)]
+    slots = [(slot, tuple(group)) for slot, group in groupby(spans, lambda span: span.slot)]
+    return [
+        Stay(trial=trial, spans=group, lane=slot, is_last=number == len(slots))
+        for number, (slot, group) in enumerate(slots, 1)
+    ]
+
+
+def _told_spans(trial: Trial, origin: float) -> list[Span]:
+    """The spans that a trial's reports tell of, in their order."""
+    reports = list(zip(*(trial.curves.get(name, ()) for name in METRICS), strict=True))
+    slots, spans, before = _slots(trial), [], [0.0] * len(METRICS)
+    for report, offset_s in zip(reports, _offsets_s(reports), strict=True):
+        spent = [point.value for point in report]
+        lengths = (now - then for now, then in zip(spent, before, strict=True))
+        edges = pairwise(accumulate(lengths, initial=offset_s - origin + sum(before)))
+        slot = slots.get(report[0].step, NO_SLOT)
+        spans += [
+            Span(activity=activity, start_s=start_s, end_s=end_s, slot=slot)
+            for activity, (start_s, end_s) in zip(METRICS.values(), edges, strict=True)
+            if end_s > start_s
+        ]
+        before = spent
     return spans
+
+
+def _offsets_s(reports: Sequence[tuple[Point, ...]]) -> list[float]:
+    """When each report's seconds began to count, as late as no report ends after it was written.
+
+    So one that was slow to be written moves nothing; while a trial was stopped, they do not count.
+    """
+    begun = [report[0].time_s - sum(point.value for point in report) for report in reports]
+    return list(accumulate(reversed(begun), min))[::-1]
+
+
+def _slots(trial: Trial) -> dict[int, str]:
+    """The slot of each report by its step."""
+    ranks = {point.step: f"{point.value:.0f}" for point in trial.curves.get(SLOT, ())}
+    hosts = {rank: trial.facts.tags.get(f"{SLOT}.{rank}") for rank in ranks.values()}
+    return {step: f"slot {rank}, {hosts[rank] or 'unknown host'}" for step, rank in ranks.items()}
+
+
+def _natural(lane: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", lane)]
 
 
 def _most_at_once(trials: Sequence[Trial]) -> int:
@@ -118,24 +167,3 @@ def _most_at_once(trials: Sequence[Trial]) -> int:
         running += change
         most = max(most, running)
     return most
-
-
-def _pruning(trial: Trial, trials: Sequence[Trial]) -> Pruning:
-    scored = trial.curves[METRIC]
-    if not scored:
-        return Pruning(trial=trial, step=trial.last_step, balance=None, median=None, num_before=0)
-    end = scored[-1]
-    before = [
-        point.value
-        for other in trials
-        if other is not trial
-        for point in other.curves[METRIC]
-        if point.step == end.step and point.time_s <= end.time_s
-    ]
-    return Pruning(
-        trial=trial,
-        step=end.step,
-        balance=end.value,
-        median=median(before) if before else None,
-        num_before=len(before),
-    )

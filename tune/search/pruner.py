@@ -7,7 +7,7 @@ import optuna
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tune.config.trial import quarter
-from tune.names import BEST, PAPER_DEFAULT, TIME, is_final
+from tune.names import BEST, PAPER_DEFAULT, PRUNED_TAG, TIME, is_final
 
 
 class Pruner(ASHAScheduler):  # type: ignore[misc]
@@ -41,10 +41,26 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
                 recorded[trial.trial_id] = recorded.pop(past)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue, or stop a trial whose score is in the lower half at this step."""
+        """Continue, or stop a trial whose score is in the lower half at this step.
+
+        A stopped trial's config says why, for whoever closes its run.
+        """
         decision: str = super().on_trial_result(controller, trial, result)
-        exempt = trial.config[PAPER_DEFAULT] or is_final(result)
-        return TrialScheduler.CONTINUE if exempt else decision
+        if trial.config[PAPER_DEFAULT] or is_final(result):
+            decision = TrialScheduler.CONTINUE
+        if decision == TrialScheduler.STOP:
+            trial.config[PRUNED_TAG] = self._reason(trial.trial_id, result)
+        return decision
+
+    def _reason(self, trial_id: str, result: dict[str, Any]) -> str:
+        """What the trial was compared with, in the rung that it has just entered."""
+        bracket = self._trial_info[trial_id]
+        rung, scores = next(rung for rung in bracket._rungs if trial_id in rung[1])
+        before = {other: score for other, score in scores.items() if other != trial_id}
+        return (
+            f"best balance {result[BEST]:.3f} below {bracket.cutoff(before):.3f}, the median at "
+            f"step {rung} of the {len(before)} before it"
+        )
 
 
 class _Past:

@@ -25,11 +25,11 @@ class SweepClosedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Work for a slot: a trial's training, or the contact sheet at the end."""
+    """Work for a slot: a trial's training, or what is drawn of some at the end."""
 
     key: str
     payload: dict[str, Any]
-    kind: Literal["trial", "sheet"] = "trial"
+    kind: Literal["trial", "look", "sheet"] = "trial"
     attempt: int = 0
 
 

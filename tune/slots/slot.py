@@ -6,17 +6,20 @@ as another leaves.
 
 import importlib
 import math
+import platform
 import traceback
 import warnings
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 import ray.train
 
 from krona.errors import DoesNotFitError, KronaError, is_out_of_memory
-from tune.names import DOES_NOT_FIT, METRIC, NOTE_TAG, PAPER_DEFAULT, TIME
+from tune.names import DOES_NOT_FIT, METRIC, NOTE_TAG, PAPER_DEFAULT, SLOT, TIME
 from tune.records.notes import started_note
 from tune.records.tracking import Tracker
 from tune.records.views import run_path
@@ -102,11 +105,11 @@ class Slot:
         return bool(self._active)
 
     def _start(self, job: Job) -> None:
-        """Let a trial join the others; draw a sheet at once."""
+        """Let a trial join the others; draw anything else at once."""
         sweep_run, run_id = job.payload["sweep_run"], job.payload["sweep_run"].parent_id
         try:
-            if job.kind == "sheet":
-                self._draw_sheet(job)
+            if job.kind != "trial":
+                {"sheet": self._draw_sheet, "look": self._look_afresh}[job.kind](job)
                 ray.get(self._broker.finish.remote(job))
                 return
             settings, folder = job.payload["settings"], self._config.folder / job.key
@@ -114,6 +117,7 @@ class Slot:
             tags = {NOTE_TAG: started_note(job.key, settings, page)}
             tags |= {PAPER_DEFAULT: "true"} if job.payload[PAPER_DEFAULT] else {}
             run_id = self._tracker.trial_run(sweep_run, job.key, settings, tags=tags)
+            self._tracker.tag(run_id, f"{SLOT}.{self._rank}", platform.node())
             trial = self._module.start_trial(
                 self._resident, settings, folder, resume=job.attempt > 1 or folder.exists()
             )
@@ -174,6 +178,7 @@ class Slot:
         The search hears of a report while it is recorded, of the last one only thereafter.
         """
         job, run_id = active.job, active.run_id
+        report = replace(report, metrics=report.metrics | {SLOT: self._rank})
         is_last = report.is_last
         adapter = self._config.folder / job.key / ADAPTER_FILE if report.is_best else None
         self._recorder.log_report(run_id, report, adapter)
@@ -191,6 +196,13 @@ class Slot:
         trials = [(label, self._tracker.best_images(run)) for label, run in job.payload["trials"]]
         sheet = self._module.best_sheet(self._resident, trials)
         self._tracker.log_picture(job.payload["sweep_run"].parent_id, sheet, "contact_sheet.png")
+
+    def _look_afresh(self, job: Job) -> None:
+        """Tell how images of a trial's adapter score that it was not judged by."""
+        with TemporaryDirectory(prefix="krona-") as folder:
+            adapter = self._tracker.download_adapter(job.payload["run_id"], Path(folder))
+            values = self._module.look_afresh(self._resident, adapter, **job.payload["images"])
+        ray.get(self._broker.report.remote(job, values, wait=False))
 
     def _fail(self, job: Job, run_id: str, error: Exception) -> None:
         text = failure_text(error)

@@ -5,7 +5,7 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
-from tune.names import SweepRun, is_final
+from tune.names import PRUNED_TAG, SweepRun, is_final
 from tune.records.tracking import Tracker
 from tune.search.searcher import Stop
 from tune.slots.trial import trial_key
@@ -39,7 +39,10 @@ class RunStates(Callback):  # type: ignore[misc]
     def _end(self, config: dict[str, Any], state: str) -> None:
         key = trial_key(config)
         self._open.pop(key, None)  # a trial whose actor could not be created never started
-        self._tracker.end(self._tracker.trial_run(self._sweep, key, config["settings"]), state)
+        run_id = self._tracker.trial_run(self._sweep, key, config["settings"])
+        if PRUNED_TAG in config:
+            self._tracker.tag(run_id, PRUNED_TAG, config[PRUNED_TAG])
+        self._tracker.end(run_id, state)
 
     def get_state(self) -> None:
         """Nothing: on a restore the runs are looked up again by their tag."""

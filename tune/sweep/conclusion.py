@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tune.config.folder import SweepFolder
 from tune.names import PastSweep, SweepRun
-from tune.records.plots import parallel_coordinates, scores_by_parameters
+from tune.records.plots import parallel_coordinates
 from tune.records.ranking import Row, best
 from tune.records.shown import REPORT
 from tune.records.tracking import Tracker
@@ -25,10 +25,8 @@ def conclude(
 ) -> None:
     """Record what the finished sweep shows, and make its best adapter the champion."""
     with tempfile.TemporaryDirectory() as scratch:
-        for draw in (parallel_coordinates, scores_by_parameters):
-            tracker.log_file(
-                sweep_run.parent_id, draw(rows, Path(scratch) / f"{draw.__name__}.png")
-            )
+        path = parallel_coordinates(rows, Path(scratch) / "parallel_coordinates.png")
+        tracker.log_file(sweep_run.parent_id, path)
     champion = best(rows)
     if champion is not None and champion.balance is not None:
         adapter = folder.trials / champion.key / ADAPTER_FILE

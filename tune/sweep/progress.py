@@ -1,6 +1,7 @@
 """What the terminal shows of a running sweep, instead of Tune's own tables."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.names import BEST, METRIC, TIME, is_final
+from tune.slots.broker import JobError
 from tune.slots.trial import trial_key
 
 REFRESH_S = 0.5
@@ -19,7 +21,8 @@ REFRESH_S = 0.5
 class Progress(Callback):  # type: ignore[misc]
     """Trials done, running and pruned, the best so far, the time left.
 
-    On a terminal a live panel; elsewhere (a log file) one line for each trial that ends.
+    One line for each trial that ends; on a terminal a live panel below. The line of a failed trial
+    says why, and is cut to the terminal's width.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed."""
-        self._end(trial, "failed")
+        self._end(trial, "failed", _reason(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Redraw now and then."""
@@ -93,7 +96,7 @@ class Progress(Callback):  # type: ignore[misc]
         pace_s = (time.monotonic() - self._started) / len(self._ended)
         return pace_s * (self._trials - self.num_done)
 
-    def _end(self, trial: Any, state: str) -> None:
+    def _end(self, trial: Any, state: str, reason: str = "") -> None:
         key = trial_key(trial.config)
         settings = trial.config["settings"]
         _, result = self._running.pop(key, (settings, {}))  # none if its actor was never created
@@ -104,13 +107,14 @@ class Progress(Callback):  # type: ignore[misc]
             self._best = max(self._best or scored, scored)
         said = "" if score is None else f"  {METRIC} {score:.3f}"
         step = f" at step {result.get(TIME, 0)}" if state != "finished" else ""
-        self._console.print(
-            f"[{self.num_done}/{self._trials}] trial {key} {state}{step}{said}  "
-            f"{describe(settings)}{self._status()}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        why = f": {reason}" if reason else ""
+        line = Text(
+            f"[{self.num_done}/{self._trials}] trial {key} {state}{step}{why}{said}  "
+            f"{describe(settings)}{self._status()}"
         )
+        if reason and self._console.is_terminal:
+            line.truncate(self._console.width, overflow="ellipsis")
+        self._console.print(line, soft_wrap=True)
 
     def _status(self) -> str:
         best = (
@@ -147,6 +151,15 @@ def describe(settings: dict[str, Any]) -> str:
         f"({settings['a1']}, {settings['a2']})  lr {settings['learning_rate']:.1e}  "
         f"{settings['targets']}  {settings['init']}"
     )
+
+
+def _reason(trial: Any) -> str:
+    """The last line of a trial's error, as Tune has written it down; nothing where it has not."""
+    if trial.error_file is None:
+        return ""
+    text = Path(trial.error_file).read_text(errors="replace").strip()
+    last = text.rpartition("\n")[2]
+    return last.removeprefix(f"{JobError.__module__}.{JobError.__name__}: ")
 
 
 def _clock(seconds: float) -> str:

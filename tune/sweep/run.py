@@ -16,7 +16,7 @@ from tune.config.provenance import provenance, shared_params
 from tune.config.sweep import SweepConfig
 from tune.config.trial import Choices
 from tune.names import PastSweep, SweepRun, experiment_name
-from tune.records.ranking import Row, best, rank
+from tune.records.ranking import Row, best, rank, record_ranks
 from tune.records.shown import link_lines, show
 from tune.records.table import ranking_table
 from tune.records.tracking import Tracker
@@ -29,6 +29,7 @@ from tune.slots.plan import Plan, SlotConfig, make_plan, trials_at_once
 from tune.slots.trial import HEAD, run_trial
 from tune.sweep.callback import RunStates
 from tune.sweep.conclusion import conclude, log_report, sheet_job
+from tune.sweep.final_round import FinalRound
 from tune.sweep.progress import Progress
 
 
@@ -214,6 +215,9 @@ class _Sweep:
             if champion is None:
                 failure = next((row.failure for row in rows if row.failure), "none was finished")
                 raise KronaError(f"no trial could be scored; the first failure: {failure}")
+            FinalRound(self._config, self._broker, tracker, sweep_run, self._console).hold(rows)
+            rows = record_ranks(tracker, rank(tracker, sweep_run.parent_id))
+            champion = best(rows)
             with self._console.status("drawing the best trials"):
                 conclude(tracker, sweep_run, self._folder, self._subject, rows)
                 self._draw_sheet(sweep_run, rows)

@@ -10,7 +10,7 @@ from krona.base.hub_files import VAE
 from krona.base.original_config import check_autoencoder, describe
 from krona.base.source import BaseSource
 from krona.errors import KronaError
-from krona.subject.folder import image_paths
+from krona.subject.pictures import list_photos
 from krona.subject.subject import load_subject
 from tune.config.trial import ExperimentConfig
 
@@ -27,7 +27,8 @@ def check_folder(folder: Path, option: str) -> None:
 def check_experiment(config: ExperimentConfig) -> None:
     """Raise KronaError for a base, a subject, photos or an encoder that are not there.
 
-    A hub's base is fetched, once the rest is well; what is in them is read when they are loaded.
+    Captions and crops are checked; what is in the others is read when they are loaded. A hub's base
+    is fetched, once the rest is well.
     """
     subject = load_subject(
         config.subject_name,
@@ -37,7 +38,8 @@ def check_experiment(config: ExperimentConfig) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the photos are read
-        image_paths(subject.photos_dir)
+        for photo in list_photos(subject.photos_dir):
+            subject.caption(photo.said)
     check_clip(config.clip_source)
     if config.dino_source:
         check_dino(config.dino_source)

@@ -16,13 +16,15 @@ from evals.sheet import contact_sheet
 from krona.adapter.inject import make_adapter
 from krona.diffusion.sample import image_does_not_fit
 from krona.exchange.adapter_file import load_adapter, save_adapter
+from krona.exchange.attach import attach
 from krona.train.data import prepare_data
 from krona.train.loop import advance
 from krona.train.run import Record, Run
 from krona.train.state import TrainState, averaged
 from tune.config.trial import TrialSettings
-from tune.names import BEST, BEST_STEP, METRIC, best_scores, image_key
+from tune.names import BEST, BEST_STEP, METRIC, SCORE_S, TRAIN_S, best_scores, image_key
 from tune.trials.resident import Resident as Resident  # a slot loads it by the experiment's name
+from tune.trials.spent import Spent, timed
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"
@@ -57,6 +59,25 @@ def best_sheet(
     return contact_sheet(rows, columns=list(dict.fromkeys(resident.subject.instance_prompts)))
 
 
+def look_afresh(
+    resident: Resident, adapter: Path, *, first: int, num_per_prompt: int
+) -> dict[str, list[list[float]]]:
+    """Score a file's adapter on images of noise that no trial was judged by.
+
+    Args:
+        first: number of each prompt's first image.
+    Returns: the calibrated `subject` and `prompt` of each image, a list for each prompt.
+    """
+    attached = attach(resident.base, adapter)
+    try:
+        values = resident.scorer.look_afresh(
+            resident.base, first=first, num_per_prompt=num_per_prompt
+        )
+    finally:
+        attached.eject()
+    return {name: of_prompts.tolist() for name, of_prompts in values.items()}
+
+
 @dataclass(kw_only=True)
 class Trial:
     """One adapter on its way from first to last step; the base holds it only while it advances."""
@@ -64,6 +85,7 @@ class Trial:
     settings: TrialSettings
     run: Run
     workdir: Path
+    spent: Spent
     best: tuple[float, int] | None = None
     """The best balance of its evaluations, and the step where it was."""
     untold: Record | Exception | None = None
@@ -77,10 +99,12 @@ def start_trial(
 
     Args:
         settings: fields of TrialSettings.
-        workdir: gets state.safetensors at each evaluation, adapter.safetensors at the best.
+        workdir: gets state.safetensors and spent.json at each evaluation, adapter.safetensors at
+            the best.
         resume: continue from workdir's state, if there is one; the result is bit-equal.
     Raises: KronaError for bad settings.
     """
+    spent = Spent.load(workdir) if resume else Spent()
     trial = TrialSettings.from_dict(settings)
     config = resident.train_config(trial)
     data = prepare_data(resident.base, resident.subject, resident.photos, config, resident.cache)
@@ -90,7 +114,8 @@ def start_trial(
     is_resumed = resume and path.exists()
     state = TrainState.load(path, adapter, config) if is_resumed else TrainState(adapter, config)
     best = _kept(workdir / ADAPTER_FILE) if is_resumed else None
-    return Trial(settings=trial, run=Run(data, state, config), workdir=workdir, best=best)
+    run = Run(data, state, config)
+    return Trial(settings=trial, run=run, workdir=workdir, best=best, spent=spent)
 
 
 def _kept(path: Path) -> tuple[float, int] | None:
@@ -111,12 +136,14 @@ def advance_trials(resident: Resident, trials: Sequence[Trial]) -> list[Report |
         but one; none has then lost a report.
     """
     is_open = [trial for trial in trials if trial.untold is None and not trial.run.is_done]
-    records = advance(resident.base, [trial.run for trial in is_open]) if is_open else []
+    with timed(TRAIN_S, [trial.spent for trial in is_open]):
+        records = advance(resident.base, [trial.run for trial in is_open]) if is_open else []
     for trial, record in zip(is_open, records, strict=True):
         trial.untold = record
     due = [trial for trial in trials if _is_evaluated(resident, trial)]
     try:
-        evaluations = _evaluate(resident, due)
+        with timed(SCORE_S, [trial.spent for trial in due]):
+            evaluations = _evaluate(resident, due)
     except torch.OutOfMemoryError as error:
         if len(trials) > 1:
             raise
@@ -170,7 +197,7 @@ def _outcome(
     record, trial.untold = trial.untold, None
     if isinstance(record, Exception):
         return record
-    metrics = {} if record is None else _metrics(record)
+    metrics = trial.spent.metrics() | ({} if record is None else _metrics(record))
     if evaluation is None:
         return None if record is None else Report(step=trial.run.state.step, metrics=metrics)
     try:
@@ -194,6 +221,7 @@ def _evaluated(
         trial.best = best = balance, step
         scores |= best_scores(scores)
     state.save(trial.workdir / STATE_FILE)
+    trial.spent.save(trial.workdir)
     scores |= dict(zip((BEST, BEST_STEP), best, strict=True))
     return Report(
         step=step,

@@ -50,27 +50,7 @@ def test_hashes_follow_the_pixels_not_the_names(tmp_path: Path) -> None:
     assert a == b != c
 
 
-def test_a_text_of_a_photos_name_is_its_caption(tmp_path: Path) -> None:
-    for name in ("a.png", "b.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    (tmp_path / "b.txt").write_text("a {} on a\n sofa\n", encoding="utf-8")
-    assert load_photos(tmp_path, resolution=8).captions == (None, "a {} on a sofa")
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(KronaError, match=r"caption .*a\.txt is broken.*UTF-8"):
-        load_photos(tmp_path, resolution=8)
-
-
-def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "subject.toml").write_text("")
-    (tmp_path / ".DS_Store").write_text("")
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.warns(UserWarning, match=r"notes\.txt is no image") as warned:
-        assert len(load_photos(tmp_path, resolution=8).names) == 1
-    assert len(warned) == 1
-
-
-def test_a_small_photo_is_enlarged_with_a_warning(tmp_path: Path) -> None:
+def test_a_smwarnedphoto_is_enlarged_with_a_warning(tmp_path: Path) -> None:
     Image.new("RGB", (10, 12)).save(tmp_path / "a.png")
     with pytest.warns(UserWarning, match="10x12 px and is enlarged to 16 px"):
         assert load_photos(tmp_path, resolution=16).pixels.shape[-1] == 16
@@ -82,15 +62,14 @@ def test_a_four_pixel_image_is_refused(tmp_path: Path) -> None:
         load_photos(tmp_path, resolution=64)
 
 
-def test_a_broken_image_is_named(tmp_path: Path) -> None:
-    Image.effect_noise((64, 64), 50).save(tmp_path / "good.png")
-    whole = (tmp_path / "good.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(KronaError, match=r"cut\.png is broken"):
-        load_photos(tmp_path, resolution=64)
-    (tmp_path / "cut.png").write_bytes(b"no image at all")
-    with pytest.raises(KronaError, match=r"cut\.png is broken"):
-        load_photos(tmp_path, resolution=64)
+def test_a_picture_that_is_there_twice_is_told_of(tmp_path: Path) -> None:
+    for name, color in (("a.png", "red"), ("b.png", "blue"), ("c.bmp", "red")):
+        Image.new("RGB", (8, 8), color).save(tmp_path / name)
+    with pytest.warns(
+        UserWarning, match=r"c\.bmp is the same picture as a\.png.*take one out"
+    ) as warned:
+        assert len(load_photos(tmp_path, resolution=8).names) == 3
+    assert len(warned) == 1
 
 
 def test_empty_and_missing_folders_are_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_view_opens_the_sweeps_trials_best_first_and_names_no_filter_in_its_li
     state = json.loads(zlib.decompress(base64.b64decode(packed)))
     assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{SWEEP.run_id}'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best_balance`", False)
-    assert state["selectedColumns"][:2] == ["metrics.`best_balance`", "metrics.`best_subject`"]
+    assert state["selectedColumns"][:2] == ["metrics.`rank`", "metrics.`confirmed_balance`"]
     link = view.path("7")
     assert link.startswith("#/experiments/7/runs?workflowType=machine_learning")
     assert "searchFilter" not in link
@@ -52,7 +52,11 @@ def test_descriptions_say_what_it_is_how_good_and_what_next() -> None:
     champion, failed = row("003", 0.7), row("004", 0.1, state="failed", failure="out | of\nluck")
     note = trial_note(champion, "7", "#sweep")
     assert "A is 64 × 8 on q k v o, learning rate 1.0e-03" in note
-    assert "Balance **0.700** at step 75" in note
+    assert "Balance **0.700** at a single look at step 75" in note
+    again = row("005", 0.8, confirmed={"subject": 0.6}, interval=(0.64, 0.02))
+    assert "Balance **0.640 ± 0.020** at step 75 (of subject 0.600)" in trial_note(
+        again, "7", "#sweep"
+    )
     assert "It failed: out \\| of luck" in trial_note(failed, "7", "#sweep")
     said = sweep_note(SWEEP, [champion, failed], champion, {"report": "#report"})
     assert "the best is trial 003" in said

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from krona.errors import KronaError
 from tune.names import SweepRun, artifact_root, best_scores, image_key, resolve_tracking_uri
-from tune.records.plots import parallel_coordinates, scores_by_parameters
+from tune.records.plots import parallel_coordinates
 from tune.records.ranking import best, rank
 from tune.records.table import ranking_table
 from tune.records.tracking import Tracker
@@ -218,6 +218,15 @@ def test_a_trial_that_never_started_is_a_failed_run(tracker, monkeypatch):
     assert (row.key, row.state) == ("003", "failed")
 
 
+def test_a_pruned_trials_run_says_why(tracker):
+    sweep = start(tracker, "pruned")
+    states = RunStates(tracker, sweep, MagicMock(), Stop())
+    config = {"number": 3, "settings": SETTINGS, "pruned": "best balance 0.1 below 0.2"}
+    states.on_trial_complete(0, [], SimpleNamespace(config=config, last_result={"step": 5}))
+    (trial,) = tracker.trials(sweep.parent_id)
+    assert (trial.state, trial.tags["pruned"]) == ("pruned", "best balance 0.1 below 0.2")
+
+
 @pytest.mark.parametrize("uri", ["{}/mlruns", "sqlite:///{}/notes.txt", "ftp://store"])
 def test_what_is_no_store_is_refused_with_what_is_one(uri, tmp_path):
     (tmp_path / "notes.txt").write_text("this is no database\n" * 99)
@@ -261,14 +270,12 @@ def test_ranking_puts_the_best_evaluation_on_top_and_failed_trials_last(tracker,
     console.print(ranking_table(rows))
     shown = [line.split()[0] for line in console.export_text().splitlines() if "qkvo" in line]
     assert shown == ["001", "002", "000", "003"]
-    for draw in (parallel_coordinates, scores_by_parameters):
-        with Image.open(draw(rows, tmp_path / "plot.png")) as plot:
-            assert plot.width > 800
+    with Image.open(parallel_coordinates(rows, tmp_path / "plot.png")) as plot:
+        assert plot.width > 800
 
 
-def test_plots_of_a_sweep_without_scores_are_drawn_all_the_same(tmp_path):
-    assert parallel_coordinates([], tmp_path / "a.png").exists()
-    assert scores_by_parameters([], tmp_path / "b.png").exists()
+def test_the_plot_of_a_sweep_without_scores_is_drawn_all_the_same(tmp_path):
+    assert parallel_coordinates([], tmp_path / "plot.png").exists()
 
 
 def test_store_of_a_relative_path_is_the_same_from_every_folder(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Parts of a report by themselves: commands, the timeline, the grid's economy, importances."""
+"""Parts of a report by themselves: commands, the grid's economy, importances."""
 
 import shlex
 from dataclasses import replace
@@ -8,34 +8,16 @@ import numpy as np
 import pytest
 import tyro
 from PIL import Image
+from sweeps import row, trial
 
 from evals.sheet import contact_sheet, sheet_row
 from tune.config.provenance import shared_params
 from tune.config.sweep import SweepConfig
 from tune.config.trial import ExperimentConfig, TrialSettings
-from tune.names import Point, RunFacts, images_by_step
-from tune.records.ranking import Row
-from tune.report.gather import Trial
+from tune.names import images_by_step
 from tune.report.importances import importances
 from tune.report.pictures import make_grid
 from tune.report.repeat import train_command
-from tune.report.timeline import make_timeline
-
-
-def row(key: str = "000", **changes: object) -> Row:
-    values = {"run_id": key, "key": key, "state": "finished", "a1": 4, "a2": 8, "steps": 50}
-    values |= {"best_step": 50}
-    values |= {"learning_rate": 1e-3, "targets": "qkvo", "init": "normal", "scores": {}}
-    values |= {"num_params": 10, "is_paper_default": False, "failure": None}
-    return Row(**(values | changes))
-
-
-def trial(
-    curves: dict[str, tuple[Point, ...]], *, start: float, end: float, **more: object
-) -> Trial:
-    facts = RunFacts(params={}, tags={}, started_s=start, ended_s=end)
-    values = {"row": row(), "metrics": {}, "curves": curves, "facts": facts, "images": {}}
-    return Trial(**(values | more))
 
 
 def test_the_train_command_gives_the_very_settings_back():
@@ -54,32 +36,6 @@ def test_the_train_command_gives_the_very_settings_back():
     parsed = tyro.cli(both, args=words[2:], config=(tyro.conf.OmitArgPrefixes,))
     meant = replace(experiment, eval_every=15, scorer="toyland", dino="toyland")
     assert parsed == (meant, settings)
-
-
-def test_time_is_split_by_reports_and_their_steps():
-    curves = {
-        "balance": (Point(step=20, value=0.1, time_s=118),),
-        "step_s": (Point(step=10, value=0.5, time_s=107), Point(step=20, value=0.5, time_s=118)),
-    }
-    sweep = RunFacts(params={}, tags={}, started_s=90, ended_s=None)
-    timeline = make_timeline(sweep, [trial(curves, start=100, end=119)])
-    spans = [(span.activity, span.start_s, span.length_s) for span in timeline.spans]
-    assert spans == [
-        ("preparing and waiting", 10, 2),
-        ("training", 12, 5),
-        ("training", 17, 5),
-        ("scoring and recording", 22, 6),
-        ("scoring and recording", 28, 1),
-    ]
-    assert (timeline.opening_s, timeline.length_s, timeline.num_at_once) == (10, 29, 1)
-    assert timeline.total_s("training") == 10
-
-
-def test_trials_one_after_the_other_are_not_at_once():
-    facts = RunFacts(params={}, tags={}, started_s=0, ended_s=9)
-    alone = [trial({"balance": ()}, start=t, end=t + 1) for t in (1, 2, 3)]
-    assert make_timeline(facts, alone).num_at_once == 1
-    assert make_timeline(facts, [*alone, trial({"balance": ()}, start=0, end=9)]).num_at_once == 2
 
 
 def test_images_grow_small_then_few_and_the_page_says_so(tmp_path: Path):

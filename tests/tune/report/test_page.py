@@ -1,5 +1,6 @@
 """The report's page: what stands on it, that it needs nothing else, and that it takes anything."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from tune.report.gather import gather
 from tune.report.page import MAX_BYTES, render, write_report
 
 FAILURE = "RuntimeError: </script><script>alert('no')</script> & <b>worse</b>"
+WHY = "best balance 0.050 below 0.305, the median at step 25 of the 2 before it"
 LOADS = {"src", "href", "srcset", "action", "data", "poster"}
 
 
@@ -58,7 +60,7 @@ def sweep(tracker, store) -> PastSweep:
     trials = [
         Told(curve={25: 0.3, 50: 0.5, 100: 0.61}, settings={"a1": 4, "a2": 16}, num_params=900),
         Told(curve={25: 0.31, 50: 0.52, 75: 0.55}, settings={"steps": 75, "learning_rate": 0.01}),
-        Told(curve={25: 0.05}, state="pruned", settings={"learning_rate": 1e-4}),
+        Told(curve={25: 0.05}, state="pruned", pruned=WHY, settings={"learning_rate": 1e-4}),
         Told(curve={25: 0.2, 50: 0.4}, settings={"steps": 50, "targets": "kv"}, num_params=2000),
         Told(state="failed", failure=f"Traceback\n{FAILURE}"),
         Told(curve={25: 0.01, 50: 0.02, 100: 0.11}),
@@ -107,12 +109,24 @@ def test_every_section_is_there_with_its_numbers(page):
     plots = {"curves", "trade-off", "front", "slices", "importances", "timeline", "energy"}
     assert sections | plots | {"repeat", "spectra", "step"} <= ids
     assert "6 trials: 4 finished, 1 pruned, 1 failed" in parsed.text
-    assert "25 of 100 0.050 not above 0.305, the median of the 2 scored there before" in parsed.text
+    assert f"25 of 100 0.050 {WHY}" in parsed.text
     assert "On it, smallest first: 001 (712: 0.550), 000 (900: 0.610)." in parsed.text
     assert "Stable rank (‖·‖²/σ₁²), median: A 1.0 of 1, B 2.0 of 2." in parsed.text
     assert "‖ΔW‖ / ‖W‖ is left out: checkpoint 'toyland' is not the one" in parsed.text
     assert "relative" not in ids
     assert html.count('type="application/json"') == len(plots) + 1
+
+
+def test_the_timeline_has_a_lane_for_the_slot_and_marks_what_was_stopped(page):
+    html, _ = page
+    drawn = html.partition('id="timeline"')[2].partition("</script>")[0]
+    figure = json.loads(drawn.partition('"application/json">')[2])
+    assert figure["layout"]["yaxis"]["categoryarray"][-1] == "slot 0, node-a"
+    traces = {trace.get("name"): trace for trace in figure["data"]}
+    (pruned,), (failed,) = traces["pruned"]["customdata"], traces["failed"]["customdata"]
+    assert pruned.startswith("trial 002 (pruned)")
+    assert pruned.endswith(f"pruned at step 25: {WHY}")
+    assert failed.endswith("&lt;b&gt;worse&lt;/b&gt;")
 
 
 def test_the_grid_has_each_trials_images_at_each_of_its_steps(page):
@@ -162,17 +176,21 @@ def test_hostile_names_and_prompts_stay_text(tracker, store):
     assert "<script>alert(2)" not in html
 
 
-def test_a_confirmed_score_has_its_interval_and_intervals_that_overlap_are_told(tracker, store):
+def test_a_confirmed_score_has_its_interval_and_a_lead_within_the_noise_is_told(tracker, store):
     confirmed = {"confirmed_half_width": 0.03, "confirmed_images": 96}
+    behind = {"behind_champion": 0.04, "behind_champion_half_width": 0.05}
     trials = [
-        Told(curve={100: 0.7}, metrics={"confirmed_balance": 0.62, **confirmed}),
-        Told(curve={100: 0.6}, metrics={"confirmed_balance": 0.58, **confirmed}),
+        Told(curve={100: 0.7}, metrics={"confirmed_balance": 0.58, **confirmed, **behind}),
+        Told(curve={100: 0.6}, metrics={"confirmed_balance": 0.62, **confirmed}),
+        Told(curve={100: 0.65}),
     ]
     _, parsed = read(tracker, record(tracker, store, "confirmed", trials), store)
     assert "Balance 0.620 ± 0.030" in parsed.text
-    assert "Measured again over 96 images: between 0.590 and 0.650." in parsed.text
-    assert "Next is trial 001, 0.040 behind: their intervals overlap" in parsed.text
-    assert "single look" not in parsed.text
+    assert "Take trial 001" in parsed.text
+    said = "Measured again over 96 images of other noise: between 0.590 and 0.650 (95 %)."
+    assert said in parsed.text
+    assert "Next is trial 000, 0.040 ± 0.050 behind on the same noise: either may be" in parsed.text
+    assert "A single look" not in parsed.text
 
 
 def test_the_best_evaluation_is_what_is_told_where_it_is_what_was_kept(tracker, store):

@@ -175,6 +175,19 @@ def test_pruner_stops_the_lower_half_at_a_quarter_and_never_the_default(open_sea
     assert made == {"b": go, "a": stop}
 
 
+def test_a_pruned_trial_says_what_it_was_compared_with(open_search):
+    pruner = Pruner(open_search().study, max_steps=20)
+    decisions(pruner, 5, {"a": 0.5, "b": 0.2, "c": 0.6})
+    pruned, default = tune_trial("d"), tune_trial("e", is_default=True)
+    for trial in (pruned, default):
+        pruner.on_trial_add(None, trial)
+        pruner.on_trial_result(None, trial, result(7, 0.1) | {"best_balance": 0.3})
+    assert pruned.config["pruned"] == (
+        "best balance 0.300 below 0.500, the median at step 5 of the 3 before it"
+    )
+    assert "pruned" not in default.config
+
+
 def test_pruner_goes_by_the_best_evaluation_so_far(open_search):
     pruner = Pruner(open_search().study, max_steps=20)
     decisions(pruner, 5, {"a": 0.6, "b": 0.5})

@@ -19,7 +19,8 @@ def clock(monkeypatch):
 
 
 def trial(number: int, **last_result: object) -> SimpleNamespace:
-    return SimpleNamespace(config={"number": number, "settings": SETTINGS}, last_result=last_result)
+    config = {"number": number, "settings": SETTINGS}
+    return SimpleNamespace(config=config, last_result=last_result, error_file=None)
 
 
 def run_trial(progress: Progress, number: int, clock: SimpleNamespace, **result: object) -> None:
@@ -76,6 +77,42 @@ def test_the_panels_last_line_tells_the_best_and_the_time_left_on_80_columns(clo
     progress.on_experiment_end([])
     lines = [line.strip() for line in console.export_text().splitlines()]
     assert "1/4 done, 1 running, 0 pruned  best 0.500 (trial 000)  0:30 left" in lines
+
+
+RAISED = """Failure # 1 (occurred at 2026-11-28_12-08-03)
+Traceback (most recent call last):
+  File "slot.py", line 95, in next_report
+tune.slots.broker.JobError: {}
+"""
+TRACEBACK = "Traceback (most recent call last):\n  raise error\nRuntimeError: no [room] for it"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(TRACEBACK, "RuntimeError: no [room] for it"), ("a1=3 does not divide 64", None)],
+)
+def test_the_line_of_a_failed_trial_says_why(clock, tmp_path, error, said):
+    console = Console(record=True, width=20)
+    failed = trial(1)
+    failed.error_file = str(tmp_path / "error.txt")
+    (tmp_path / "error.txt").write_text(RAISED.format(error))
+    progress = Progress(console, trials=2)
+    progress.on_trial_start(0, [], failed)
+    progress.on_trial_result(0, [], failed, {"step": 4})
+    progress.on_trial_error(0, [], failed)
+    assert console.export_text() == (
+        f"[1/2] trial 001 failed at step 4: {said or error}  (4, 64)  lr 5.0e-04  kv  normal"
+        "  0:00 left\n"
+    )
+
+
+def test_on_a_terminal_the_line_of_a_failed_trial_has_its_width(clock, tmp_path):
+    console = Console(record=True, width=50, force_terminal=True)
+    failed = trial(1)
+    failed.error_file = str(tmp_path / "error.txt")
+    (tmp_path / "error.txt").write_text(RAISED.format("x" * 100))
+    Progress(console, trials=2).on_trial_error(0, [], failed)
+    assert console.export_text() == f"[1/2] trial 001 failed at step 0: {'x' * 15}…\n"
 
 
 def test_a_failed_trial_is_counted_as_done(clock):

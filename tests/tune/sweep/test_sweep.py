@@ -120,7 +120,6 @@ def test_parent_run_shows_the_sweep(swept, client, tmp_path):
     assert {file.path for file in client.list_artifacts(swept.parent_id)} >= {
         "search_space.json",
         "parallel_coordinates.png",
-        "scores_by_parameters.png",
         "contact_sheet.png",
         "report.html",
     }

@@ -69,6 +69,23 @@ def test_a_file_without_an_autoencoder_is_refused_until_one_is_given(
     check_experiment(replace(config, vae=str(tiny_sd)))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("1.txt", " ", "caption .*1.txt is empty"),
+        ("1.txt", "on a sofa", "caption 'on a sofa'.* must hold"),
+        ("subject.toml", "[photos.'2.png']\ncrop = [0, 0, 1, 1]", "did you mean '1.png'"),
+    ],
+)
+def test_what_is_said_wrong_of_a_photo_is_refused(
+    name: str, text: str, said: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(KronaError, match=said):
+        check_experiment(ExperimentConfig(photos=tmp_path, class_noun="dog"))
+
+
 def test_a_wrong_sweep_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     program = """
 import sys

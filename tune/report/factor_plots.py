@@ -1,4 +1,4 @@
-"""Plots of time and of the champion's factors: spans and layers in, figures with words out."""
+"""Plots of the champion's factors: layers in, figures with words out."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -14,61 +14,7 @@ from tune.report.factors import (
     median_stable_ranks,
     relative_norms,
 )
-from tune.report.looks import CHAMPION, FINISHED, PROJECTIONS, SEQUENTIAL, Plot, figure, look
-from tune.report.timeline import Activity, Timeline
-
-COLOURS: dict[Activity, str] = {
-    "training": CHAMPION,
-    "scoring and recording": FINISHED,
-    "preparing and waiting": "rgba(139,149,165,0.55)",
-}
-ROW_PX = 22
-
-
-def timeline_plot(timeline: Timeline, states: Mapping[str, str]) -> Plot:
-    """One bar for each trial from its start to its end, coloured by what it did.
-
-    Args:
-        states: how each trial ended, by its key.
-    """
-    keys = sorted(states, reverse=True)
-    labels = {key: key if states[key] == "finished" else f"{states[key]} {key}" for key in keys}
-    traces = [_bars(timeline, activity, colour, labels) for activity, colour in COLOURS.items()]
-    return Plot(
-        name="timeline",
-        title="Timeline",
-        alt=f"Bars of {len(keys)} trials over {timeline.length_s:.0f} seconds, at most "
-        f"{timeline.num_at_once} at the same time, split into training, scoring and waiting.",
-        note="A trial's bar goes from its start to its end. Training is its steps times their "
-        "measured seconds; what is left before an evaluation's report is scoring and recording.",
-        figure=figure(
-            traces,
-            height=110 + ROW_PX * len(keys),
-            barmode="overlay",
-            xaxis={"title": "minutes since the sweep began", "rangemode": "tozero"},
-            yaxis={
-                "categoryorder": "array",
-                "categoryarray": [labels[key] for key in keys],
-                "type": "category",
-                "automargin": True,
-            },
-        ),
-        is_wide=True,
-    )
-
-
-def _bars(timeline: Timeline, activity: Activity, colour: str, labels: Mapping[str, str]) -> Any:
-    spans = [span for span in timeline.spans if span.activity == activity]
-    return go.Bar(
-        y=[labels[span.trial] for span in spans],
-        base=[round(span.start_s / 60, 4) for span in spans],
-        x=[round(span.length_s / 60, 4) for span in spans],
-        customdata=[round(span.length_s, 1) for span in spans],
-        orientation="h",
-        name=activity,
-        marker={"color": colour, "line": {"width": 0}},
-        hovertemplate=f"%{{y}}: %{{customdata:.1f}} s of {activity}<extra></extra>",
-    )
+from tune.report.looks import PROJECTIONS, SEQUENTIAL, Plot, figure, look
 
 
 def factor_plots(factors: Factors) -> list[Plot]:
