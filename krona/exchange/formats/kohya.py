@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -21,7 +22,7 @@ from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
 from krona.base.checkpoint import Base
 from krona.base.families import Family
 from krona.exchange.formats.names import MANIFEST_KEY
-from krona.exchange.formats.original import block_path
+from krona.exchange.formats.original import unet_name
 from krona.exchange.formats.squares import kron_pairs, lycoris_holds
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors, write_safetensors
@@ -30,15 +31,17 @@ IS_FOLDER = False
 _SD2_TEXT_WIDTH = 1024
 
 
-def layer_name(path: str, family: Family, layers_per_block: int) -> str:
-    """Name a diffusers layer path as kohya's tools do."""
+def layer_name(path: str, family: Family, config: Any) -> str:
+    """Name a diffusers layer path as kohya's tools do; config is the UNet's."""
     if is_of_text(path):
         encoder, _, inner = path.partition(".")
         number = str(1 + TEXT_ENCODERS.index(encoder)) if family == "sdxl" else ""
         # transformers 5 has the parts of a CLIPTextModel without their old first name
-        return f"lora_te{number}_text_model_" + inner.removeprefix("text_model.").replace(".", "_")
+        inner = inner.removeprefix("text_model.")
+        parent = "" if inner == "text_projection" else "text_model_"
+        return f"lora_te{number}_{parent}" + inner.replace(".", "_")
     if family == "sdxl":
-        path = block_path(path, layers_per_block)
+        path = unet_name(path, config)
     return "lora_unet_" + path.replace(".", "_")
 
 
@@ -81,9 +84,8 @@ def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tens
 
 
 def _named_layers(adapter: Adapter, base: Base) -> dict[str, AdapterLayer]:
-    layers_per_block = base.unet.config.layers_per_block
     return {
-        layer_name(path, base.family, layers_per_block): layer
+        layer_name(path, base.family, base.unet.config): layer
         for path, layer in adapter.layers.items()
     }
 

@@ -72,7 +72,7 @@ def test_lokr_of_lycoris_is_applied_as_lycoris_does(
     weights = {k: v for k, v in network.state_dict().items() if "org" not in k}
     if is_sgm:  # as kohya's tools name them
         names = {
-            "lycoris_" + p.replace(".", "_"): layer_name(p, base.family, 1)
+            "lycoris_" + p.replace(".", "_"): layer_name(p, base.family, base.unet.config)
             for p in attention_linears(base.unet)
         }
         weights = {

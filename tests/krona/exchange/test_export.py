@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def diffusers_names(tensors, unet):
 def test_kohya_names_of_stable_diffusion_1():
     path = "up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_out.0"
     expected = "lora_unet_up_blocks_1_attentions_2_transformer_blocks_0_attn2_to_out_0"
-    assert kohya.layer_name(path, "sd", 2) == expected
+    assert kohya.layer_name(path, "sd", SimpleNamespace()) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def test_kohya_names_of_stable_diffusion_1():
     ],
 )
 def test_kohya_names_of_sdxl(block, expected):
-    name = kohya.layer_name(f"{block}.transformer_blocks.0.attn1.to_q", "sdxl", 2)
+    config = SimpleNamespace(layers_per_block=2, **SDXL_SHAPE)
+    name = kohya.layer_name(f"{block}.transformer_blocks.0.attn1.to_q", "sdxl", config)
     assert name == f"lora_unet_{expected}_transformer_blocks_0_attn1_to_q"
 
 
@@ -76,7 +78,7 @@ def test_diffusers_maps_every_sdxl_name_back():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SDXL_SHAPE)
     paths = list(attention_linears(unet))
-    names = {f"{kohya.layer_name(path, 'sdxl', 2)}.alpha": path for path in paths}
+    names = {f"{kohya.layer_name(path, 'sdxl', unet.config)}.alpha": path for path in paths}
     assert len(names) == 560
     back = {path: name for name, path in diffusers_names(names, unet).items()}
     assert back == {path: path.replace(".", "_") + ".alpha" for path in paths}
