@@ -207,7 +207,8 @@ class PublishedKronLinear(nn.Module):
         return rows.reshape(self.base.out_features, self.base.in_features)
 
 
-AdapterLayer = KronLinear | LoraLinear | LoraConv | PublishedKronLinear
+Lora = LoraLinear | LoraConv
+AdapterLayer = KronLinear | Lora | PublishedKronLinear
 
 
 def _check_factors(

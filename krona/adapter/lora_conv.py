@@ -33,7 +33,7 @@ class LoraConv(nn.Module):
         hidden = F.conv2d(
             x, self.down.to(x.dtype), None, base.stride, base.padding, base.dilation, base.groups
         )
-        return base(x) + F.conv2d(hidden, self.up.to(hidden.dtype))
+        return torch.add(base(x), F.conv2d(hidden, self.up.to(hidden.dtype)))
 
     @torch.no_grad()
     def delta(self) -> Tensor:

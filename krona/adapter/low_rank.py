@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
-from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear, PublishedKronLinear
+from krona.adapter.layers import AdapterLayer, KronLinear, Lora, LoraLinear, PublishedKronLinear
 from krona.adapter.lora_conv import LoraConv
 from krona.errors import KronaError
 
@@ -29,7 +29,7 @@ def as_lora(adapter: Adapter, rank: int | None = None) -> Adapter:
 
 
 @torch.no_grad()
-def _lora_of(layer: AdapterLayer, rank: int | None) -> LoraLinear | LoraConv:
+def _lora_of(layer: AdapterLayer, rank: int | None) -> Lora:
     U, sizes, V = singular_vectors(layer)
     root = sizes[:rank].sqrt()
     down, up = root[:, None] * V[:, :rank].T, U[:, :rank] * root
@@ -44,7 +44,7 @@ def singular_vectors(layer: AdapterLayer) -> tuple[Tensor, Tensor, Tensor]:
     Returns: U (out, r), sizes (r,) falling, V (in, r), in float64; a convolution's in is
         in·kh·kw.
     """
-    if isinstance(layer, LoraLinear | LoraConv):
+    if isinstance(layer, Lora):
         up, down = layer.up.flatten(1).double(), layer.down.flatten(1).double()
         return _of_product(layer.scale * up, down)
     scale = layer.scale if isinstance(layer, KronLinear) else 1.0

@@ -82,8 +82,8 @@ def _read(path: Path) -> _Contents:
             return _foreign(reader, tensors, _origin(path, metadata), config_in(metadata))
     some = ", ".join(list(tensors)[:2]) or "no tensors"
     raise KronaError(
-        f"{path} is no adapter that krona reads, and holds {some}; it reads its own files, LoRA and "
-        "LoKr in kohya, LyCORIS, PEFT or diffusers form, and checkpoints of DiffuseKronA"
+        f"{path} is no adapter that krona reads, and holds {some}; it reads its own files, LoRA "
+        "and LoKr in kohya, LyCORIS, PEFT or diffusers form, and checkpoints of DiffuseKronA"
     )
 
 

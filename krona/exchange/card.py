@@ -58,10 +58,12 @@ class Card:
 
     Attributes:
         name: of the exported file or folder.
+        is_lora: what was written is one.
         usage: Python that loads it.
     """
 
     name: str
+    is_lora: bool
     base_source: str
     base_hash: str
     family: Family
@@ -98,8 +100,7 @@ class Card:
     def _front_matter(self, images: Sequence[str]) -> str:
         format = self.measured.format
         is_merged = format.startswith("merged")
-        is_lora = format == "lora" or ((m := self.origin.manifest) is not None and m.kind == "lora")
-        kind = [] if is_merged else ["lora" if is_lora else "lokr", "template:sd-lora"]
+        kind = [] if is_merged else ["lora" if self.is_lora else "lokr", "template:sd-lora"]
         architecture = "stable-diffusion-xl" if self.family == "sdxl" else "stable-diffusion"
         prompts = [prompt for prompt, _ in self.showcase.samples]
         widget = [

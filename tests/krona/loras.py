@@ -33,6 +33,12 @@ def blocks(base: Base) -> list[str]:
     ]
 
 
+def everything(base: Base) -> list[str]:
+    """Paths of every linear layer and convolution of the UNet."""
+    kinds = nn.Linear | nn.Conv2d
+    return [path for path, module in base.unet.named_modules() if isinstance(module, kinds)]
+
+
 def random_lora(base: Base, paths: Iterable[str], *, ranks: tuple[int, ...] = (3,)) -> Weights:
     """Path → (down, up) of a size that shows in a prediction; ranks take turns."""
     generator = torch.Generator().manual_seed(4)

@@ -6,7 +6,7 @@ Source: CompVis/stable-diffusion, Stability-AI/generative-models, mlfoundations/
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch

@@ -3,7 +3,7 @@
 Read are kohya's and LyCORIS' names, PEFT's, and those that diffusers has written over the years.
 The scale is alpha/rank where a layer has an alpha, else what a PEFT config says, else 1. LoCon's
 `lora_mid` is multiplied into down.
-Source: sd-scripts' lora.py, LyCORIS' locon.py, diffusers' lora_conversion_utils.py, PEFT's LoraLayer.
+Source: sd-scripts' lora.py, LyCORIS' locon.py, PEFT's LoraLayer, diffusers' converters.
 """
 
 import re
@@ -147,7 +147,9 @@ def _unsaid_scale(name: str) -> float:
 def _layer(name: str, module: nn.Linear | nn.Conv2d, parts: Parts, scale: float) -> AdapterLayer:
     """The layer of scale·up·down around a module. Raises: KronaError if they do not fit it."""
     if not {"down", "up"} <= set(parts):
-        raise KronaError(f"the file's {name} has only {', '.join(sorted(parts))}; the file is not whole")
+        raise KronaError(
+            f"the file's {name} has only {', '.join(sorted(parts))}; the file is not whole"
+        )
     down, up = _down(name, parts).flatten(1), scale * parts["up"].flatten(1)
     if up.shape[1] != len(down):
         raise KronaError(f"the file's {name} has ranks {len(down)} and {up.shape[1]}, not one")

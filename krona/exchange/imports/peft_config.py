@@ -36,9 +36,7 @@ def setting(path: str, config: Mapping[str, Any], name: str) -> float:
     try:
         value = _value(path, config, name)
     except (TypeError, ValueError, AttributeError, re.error) as error:
-        raise KronaError(
-            f"the config's {name} or {_PATTERNS[name]} is damaged: {error}"
-        ) from error
+        raise KronaError(f"the config's {name} or {_PATTERNS[name]} is damaged: {error}") from error
     if not isfinite(value):
         raise KronaError(f"the config's {name} of {path} is {value}, which is not finite")
     return value

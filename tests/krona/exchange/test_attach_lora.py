@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from loras import NAMINGS, attention, blocks, copied, kohya, outputs, processors, random_lora
+from loras import (
+    NAMINGS,
+    attention,
+    blocks,
+    copied,
+    everything,
+    kohya,
+    outputs,
+    processors,
+    random_lora,
+)
 from lycoris.modules import get_module, make_module
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -62,6 +72,15 @@ def test_lora_is_applied_as_diffusers_does(
     assert_moved(got, outputs(base))
     assert_all_close(got, diffusers_outputs(base, path))
     assert read_origin(path).name == "mine"
+
+
+@pytest.mark.parametrize("naming", ["kohya", "peft"])
+def test_lora_of_every_layer_of_a_unet_is_applied_as_diffusers_does(
+    base: Base, tmp_path: Path, naming: str
+) -> None:
+    path = tmp_path / "all.safetensors"
+    save_file(NAMINGS[naming](base, random_lora(base, everything(base))), path)
+    assert_all_close(attached_outputs(base, path), diffusers_outputs(base, path))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

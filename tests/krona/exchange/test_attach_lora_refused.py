@@ -74,7 +74,9 @@ def test_lora_that_does_not_fit_is_refused(
 def test_lora_of_another_family_is_refused(sd: Base, sdxl: Base, tmp_path: Path) -> None:
     path = tmp_path / "xl.safetensors"
     save_file(kohya(sdxl, random_lora(sdxl, attention(sdxl))), path)
-    with pytest.raises(KronaError, match=r"and \d+ more is no linear layer .* give the base it was"):
+    with pytest.raises(
+        KronaError, match=r"and \d+ more is no linear layer .* give the base it was"
+    ):
         attach(sd, path)
 
 
@@ -90,7 +92,10 @@ def test_file_of_processors_that_is_partly_kronecker_is_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4, which has chang"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights=pissa_niter_4, which has chang",
+        ),
         ({"lora_alpha": "two"}, "the config's lora_alpha or alpha_pattern is damaged"),
         ({"lora_alpha": float("nan")}, "lora_alpha of mid_block.* is nan, which is not finite"),
     ],

@@ -89,7 +89,7 @@ def test_kohya_export_loads_back_equal_and_leaves_the_base_alone(base, train, tm
     path, _ = train(base, config)
     before = snapshot(base.unet)
     output = tmp_path / "out" / "duck.safetensors"
-    report = export_adapter(path, base=base, format="kohya", output=output)
+    report = export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     print(report)
     assert (report.path, report.format) == (output, "kohya")
     assert report.rel_error < 1e-6
@@ -101,7 +101,7 @@ def test_kohya_export_loads_back_equal_and_leaves_the_base_alone(base, train, tm
 def test_lycoris_gives_the_same_prediction_from_the_kohya_file(base, train, tmp_path, config):
     path, expected = train(base, config)
     output = tmp_path / "duck.safetensors"
-    report = export_adapter(path, base=base, format="kohya", output=output)
+    report = export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     assert report.loaded_by.startswith("lycoris_lora 4")
     unet = copy.deepcopy(base.unet)
     named = diffusers_names(load_file(output), unet)
@@ -117,7 +117,7 @@ def test_lycoris_loads_the_kohya_file_of_sd_by_its_own_names(sd, train, tmp_path
     monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
     path, expected = train(sd, SQUARE)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=sd, format="kohya", output=output)
+    export_adapter(path, base=sd, format="kohya", output=output, dtype="fp32")
     unet = copy.deepcopy(sd.unet)
     network, _ = create_network_from_weights(1.0, str(output), None, None, unet)
     network.apply_to(None, unet, False, True)
@@ -127,7 +127,7 @@ def test_lycoris_loads_the_kohya_file_of_sd_by_its_own_names(sd, train, tmp_path
 def test_diffusers_gives_the_same_prediction_from_a_kohya_lora(base, train, tmp_path):
     path, expected = train(base, LORA)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=base, format="kohya", output=output)
+    export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     pipeline = base.pipeline()
     pipeline.load_lora_weights(str(output))
     got = predict(base.unet)
@@ -140,7 +140,7 @@ def test_diffusers_gives_the_same_prediction_from_its_file(base, train, tmp_path
     path, expected = train(base, config)
     before = snapshot(base.unet)
     output = tmp_path / "duck.safetensors"
-    report = export_adapter(path, base=base, format="diffusers", output=output)
+    report = export_adapter(path, base=base, format="diffusers", output=output, dtype="fp32")
     assert report.loaded_by.startswith("diffusers 0.")
     assert report.rel_error < 1e-6
     assert_untouched(base.unet, before)
@@ -154,7 +154,7 @@ def test_diffusers_gives_the_same_prediction_from_its_file(base, train, tmp_path
 def test_pipeline_loads_the_diffusers_file_of_a_lora(sd, train, tmp_path):
     path, expected = train(sd, LORA)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=sd, format="diffusers", output=output)
+    export_adapter(path, base=sd, format="diffusers", output=output, dtype="fp32")
     pipeline = sd.pipeline()
     pipeline.load_lora_weights(str(output))
     got = predict(sd.unet)
@@ -178,7 +178,7 @@ def test_kohya_file_folds_the_scale_and_says_alpha(sd, train, tmp_path):
     path, _ = train(sd, OBLONG)
     state, manifest = load_adapter(path)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=sd, format="kohya", output=output)
+    export_adapter(path, base=sd, format="kohya", output=output, dtype="fp32")
     tensors = load_file(output)
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     name = "lora_unet_" + layer.replace(".", "_")
@@ -230,7 +230,8 @@ def test_file_of_stable_diffusion_2_says_what_its_base_predicts(
 def test_kohya_export_needs_no_lycoris(base, train, tmp_path, config, monkeypatch):
     monkeypatch.setattr(kohya, "find_spec", lambda _: None)
     path, _ = train(base, config)
-    report = export_adapter(path, base=base, format="kohya", output=tmp_path / "a.safetensors")
+    output = tmp_path / "a.safetensors"
+    report = export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     assert report.loaded_by == "krona"
     assert report.rel_error < 1e-6
 
@@ -245,7 +246,8 @@ def test_shape_that_lycoris_cannot_hold_is_read_back_by_krona(sd, train, tmp_pat
 def test_diffusers_export_needs_no_peft(sd, train, tmp_path, config, monkeypatch):
     monkeypatch.setattr(unet_adapter, "is_peft_available", lambda: False)
     path, _ = train(sd, config)
-    report = export_adapter(path, base=sd, format="diffusers", output=tmp_path / "a.safetensors")
+    output = tmp_path / "a.safetensors"
+    report = export_adapter(path, base=sd, format="diffusers", output=output, dtype="fp32")
     assert report.loaded_by == "krona"
     assert report.rel_error < 1e-6
 
