@@ -23,10 +23,10 @@ class LoraConv(nn.Module):
         super().__init__()
         self.base = base
         device = base.weight.device
-        down = down.view(len(down), *base.weight.shape[1:]).to(device, torch.float32)
+        down = down.reshape(len(down), *base.weight.shape[1:]).to(device, torch.float32)
         up = up[:, :, None, None].to(device, torch.float32)
-        self.down = nn.Parameter(down, requires_grad=False)
-        self.up = nn.Parameter(up, requires_grad=False)
+        self.down = nn.Parameter(down.contiguous(), requires_grad=False)
+        self.up = nn.Parameter(up.contiguous(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         base = self.base

@@ -52,6 +52,11 @@ def check_place(folder: Path, name: str) -> None:
             )
 
 
+def is_sample(path: Path) -> bool:
+    """Whether a file in samples/ is named as a card's."""
+    return path.suffix == ".png" and path.stem.isdecimal()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a model card says.
@@ -77,9 +82,8 @@ class Card:
         images = [f"{SAMPLES}/{i:02d}.png" for i in range(len(self.showcase.samples))]
         # the card comes first: samples/ without it would not be known as its own
         write_atomically(folder / CARD, self._text(images).encode())
-        for earlier in (folder / SAMPLES).glob("*.png"):
-            if earlier.stem.isdecimal():
-                earlier.unlink()
+        for earlier in filter(is_sample, (folder / SAMPLES).glob("*")):
+            earlier.unlink()
         for image_path, (_, image) in zip(images, self.showcase.samples, strict=True):
             (folder / image_path).parent.mkdir(exist_ok=True)
             image.save(folder / image_path)
@@ -115,6 +119,7 @@ class Card:
             base_model_relation="finetune" if is_merged else "adapter",
             instance_prompt=self.origin.trigger_phrase,
             widget=widget or None,
+            **_license(self.base_source),
         )
         return f"{data.to_yaml()}\n"
 
@@ -125,6 +130,15 @@ class Card:
             f"A DreamBooth adapter of {base_name(self.base_source)}, weights "
             f"{self.base_hash[:12]}.{said} {_MADE_BY.format(self.name)}\n"
         )
+
+
+def _license(base_source: str) -> dict[str, str]:
+    """The licence in the hub's terms: that of the base, which the adapter was made from."""
+    name = base_name(base_source)
+    if name == "toyland":
+        return {"license": "apache-2.0"}
+    link = {"license_link": f"https://huggingface.co/{name}"} if "/" in name else {}
+    return {"license": "other", "license_name": "that-of-the-base-model"} | link
 
 
 def base_name(source: str) -> str:

@@ -20,7 +20,7 @@ from krona.base.quiet import quiet_loaders
 from krona.errors import KronaError, check_choice, nearest
 from krona.exchange.attach import attach, read_origin
 from krona.exchange.card import Card, Showcase
-from krona.exchange.destination import check_output, failures_told, file_name
+from krona.exchange.destination import check_alone, check_output, failures_told, file_name
 from krona.exchange.formats import (
     kohya,
     lora,
@@ -113,6 +113,18 @@ def default_output(name: str, format: ExportFormat) -> Path:
     name = file_name(name)
     folder = Path("exports") / f"{name}-{format}"
     return folder if _FORMATS[format].IS_FOLDER else folder / f"{name}.safetensors"
+
+
+def hub_output(folder: Path, name: str, format: ExportFormat) -> Path:
+    """Where an export goes in a folder that is uploaded to the Hugging Face Hub as it is.
+
+    Raises: KronaError where it holds anything else, which would be uploaded too.
+    """
+    if _FORMATS[format].IS_FOLDER:
+        return folder
+    output = folder / f"{file_name(name)}.safetensors"
+    check_alone(folder, output.name)
+    return output
 
 
 def check_request(

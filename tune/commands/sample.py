@@ -33,7 +33,8 @@ def sample(
     Args:
         prompts: What to draw: "a {} on the beach".
         adapter: Adapter file, or the MLflow run that holds it. Unless given: none, the plain base.
-            Krona's own, LoKr in kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
+            Krona's own, LoRA or LoKr in kohya, LyCORIS, PEFT or diffusers form, or a checkpoint
+            of DiffuseKronA.
         base: Checkpoint. Unless given: the one the adapter was trained on, else toyland.
         any_base: Accept another base than the one the adapter was trained on.
         output: Folder that gets one PNG for each image, and sheet.png with all of them.

@@ -74,6 +74,24 @@ def test_kohya_names_of_sdxl(block, expected):
     assert name == f"lora_unet_{expected}_transformer_blocks_0_attn1_to_q"
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("down_blocks.1.resnets.0.conv1", "lora_unet_input_blocks_4_0_in_layers_2"),
+        ("down_blocks.0.downsamplers.0.conv", "lora_unet_input_blocks_3_0_op"),
+        ("time_embedding.linear_1", "lora_unet_time_embed_0"),
+        (
+            "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        ),
+        ("text_encoder_2.text_projection", "lora_te2_text_projection"),
+    ],
+)
+def test_kohya_names_of_sdxl_beside_attention(path, expected):
+    config = SimpleNamespace(layers_per_block=2, **SDXL_SHAPE)
+    assert kohya.layer_name(path, "sdxl", config) == expected
+
+
 def test_diffusers_maps_every_sdxl_name_back():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SDXL_SHAPE)

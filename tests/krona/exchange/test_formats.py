@@ -168,6 +168,19 @@ def test_the_tool_predicts_what_krona_does_for_other_adapters(
     assert_close(predict(TOOLS[format](sd, output, tmp_path).unet), expected)
 
 
+@pytest.mark.parametrize("format", ["kohya", "lycoris", "diffusers", "peft", "lora"])
+def test_the_tool_predicts_nearly_the_same_from_the_default_precision(
+    sd: Base, train: Any, tmp_path: Path, format: ExportFormat
+) -> None:
+    path, expected = train(sd, SQUARE)
+    output = place(tmp_path, format)
+    export_adapter(path, base=sd, format=format, output=output)
+    got = predict(TOOLS[format](sd, output, tmp_path).unet)
+    error, moved = (got - expected).norm(), (expected - predict(sd.unet)).norm()
+    print(f"relative error of what the adapter adds: {error / moved:.2g}")
+    assert 0 < error < 2e-3 * moved
+
+
 @pytest.mark.parametrize("format", TOOLS)
 def test_the_measured_error_stands_in_the_export(
     sd: Base, train: Any, tmp_path: Path, format: ExportFormat
