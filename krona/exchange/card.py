@@ -132,7 +132,7 @@ class Card:
         )
 
 
-def _license(base_source: str) -> dict[str, str]:
+def _license(base_source: str) -> dict[str, Any]:
     """The licence in the hub's terms: that of the base, which the adapter was made from."""
     name = base_name(base_source)
     if name == "toyland":
