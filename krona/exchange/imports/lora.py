@@ -79,7 +79,10 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, Parts]:
         if not is_sound or not tensor.numel():
             raise KronaError(f"'{name}' has the shape {tuple(tensor.shape)}, which no LoRA has")
         part = _PARTS.get(match["part"], match["part"])
-        read.setdefault(match["layer"], {})[part] = tensor.float()
+        layer = read.setdefault(match["layer"], {})
+        if part in layer:
+            raise KronaError(f"'{name}' is there twice, under another naming too")
+        layer[part] = tensor.float()
     return read
 
 
@@ -117,9 +120,9 @@ def _paths_of(read: Mapping[str, Parts], known: Mapping[str, str]) -> dict[str, 
 
 
 def _scale(name: str, paths: Mapping[str, str], parts: Parts, config: Mapping[str, Any]) -> float:
-    rank = len(parts.get("down", ()))
+    rank = len(parts.get("down", ())) or 1
     if "alpha" in parts:
-        return parts["alpha"].item() / max(rank, 1)
+        return parts["alpha"].item() / rank
     part, inner = "unet", paths[name]
     if is_of_text(inner):
         part, _, inner = inner.partition(".")

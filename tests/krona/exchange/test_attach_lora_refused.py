@@ -50,6 +50,10 @@ def cube(*shape: int) -> dict[str, Any]:
         (lora(lora_up__weight=torch.ones(0, 2)), r"has the shape \(0, 2\), which no LoRA has"),
         (lora(alpha=torch.ones(2)), r"alpha' has the shape \(2,\), which no LoRA has"),
         (lora("lora_unet_input_blocks_4_1_proj_in"), r"^\S+ does not fit .*proj_in is no linear"),
+        (
+            lora(lora_A__weight=torch.ones(2, 128)),
+            r"lora_\w+\.weight' is there twice, under another",
+        ),
         (cube(3, 2, 3, 3), r"lora_mid of shape \(3, 2, 3, 3\)"),
         (cube(2, 2, 5, 5), r"is 128×3200, and the base's layer is 128×1152"),
         (lora() | lora(f"unet.{DOTTED}"), rf"has the layer {DOTTED} twice, once as lora_unet_mid"),
