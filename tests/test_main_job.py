@@ -113,7 +113,7 @@ def test_lycoris_draws_what_krona_draws_from_the_exported_champion(
     sweep: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = sweep
-    printed = krona("export", "--format", "kohya", folder=folder)
+    printed = krona("export", "--format", "kohya", "--dtype", "fp32", folder=folder)
     assert "loaded back by lycoris_lora" in printed
     adapter = find_adapter(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
     manifest = load_adapter(adapter)[1]

@@ -51,11 +51,24 @@ def adapted_linears(network: nn.Module, config: AdapterConfig) -> dict[str, nn.L
 
 def one_root(unet: nn.Module, text_encoders: Sequence[nn.Module]) -> nn.Module:
     """A module that holds the UNet's parts, under their own paths, and the text encoders."""
-    root = nn.Module()
+    root = _Root(unet)
     parts = dict(unet.named_children()) | dict(zip(TEXT_ENCODERS, text_encoders, strict=False))
     for name, part in parts.items():
         root.add_module(name, part)
     return root
+
+
+class _Root(nn.Module):
+    """What one_root() returns: a part of the UNet that is replaced in it is so in the UNet."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self._unet = (unet,)  # in a tuple it is no part itself
+
+    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
+        super().set_submodule(target, module, strict)
+        if "." not in target:
+            self._unet[0].set_submodule(target, module, strict)
 
 
 def is_of_text(path: str) -> bool:

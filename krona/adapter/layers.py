@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from krona.adapter.init import Init, random_factor
 from krona.adapter.kron import kron_linear
+from krona.adapter.lora_conv import LoraConv
 from krona.errors import KronaError, check_choice, nearest
 
 Kind = Literal["krona", "lora"]
@@ -206,7 +207,8 @@ class PublishedKronLinear(nn.Module):
         return rows.reshape(self.base.out_features, self.base.in_features)
 
 
-AdapterLayer = KronLinear | LoraLinear | PublishedKronLinear
+Lora = LoraLinear | LoraConv
+AdapterLayer = KronLinear | Lora | PublishedKronLinear
 
 
 def _check_factors(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
-from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear, PublishedKronLinear
+from krona.adapter.layers import AdapterLayer, KronLinear, Lora, LoraLinear, PublishedKronLinear
+from krona.adapter.lora_conv import LoraConv
 from krona.errors import KronaError
 
 
@@ -17,7 +18,7 @@ def as_lora(adapter: Adapter, rank: int | None = None) -> Adapter:
     Args:
         adapter: it stays as it is.
         rank: of every layer that has more; None keeps all of it, min(a1, a2)·min(b1, b2).
-    Returns: an adapter around the same linears that is not injected.
+    Returns: an adapter around the same modules that is not injected.
     """
     if rank is not None and rank < 1:
         raise KronaError(f"rank={rank} is not a positive integer")
@@ -28,19 +29,24 @@ def as_lora(adapter: Adapter, rank: int | None = None) -> Adapter:
 
 
 @torch.no_grad()
-def _lora_of(layer: AdapterLayer, rank: int | None) -> LoraLinear:
+def _lora_of(layer: AdapterLayer, rank: int | None) -> Lora:
     U, sizes, V = singular_vectors(layer)
     root = sizes[:rank].sqrt()
-    return LoraLinear.of(layer.base, root[:, None] * V[:, :rank].T, U[:, :rank] * root)
+    down, up = root[:, None] * V[:, :rank].T, U[:, :rank] * root
+    if isinstance(layer, LoraConv):
+        return LoraConv(layer.base, down, up)
+    return LoraLinear.of(layer.base, down, up)
 
 
 def singular_vectors(layer: AdapterLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Decompose a layer's update into U·diag(sizes)·Vᵀ, without forming it.
 
-    Returns: U (out, r), sizes (r,) falling, V (in, r), in float64.
+    Returns: U (out, r), sizes (r,) falling, V (in, r), in float64; a convolution's in is
+        in·kh·kw.
     """
-    if isinstance(layer, LoraLinear):
-        return _of_product(layer.scale * layer.up.double(), layer.down.double())
+    if isinstance(layer, Lora):
+        up, down = layer.up.flatten(1).double(), layer.down.flatten(1).double()
+        return _of_product(layer.scale * up, down)
     scale = layer.scale if isinstance(layer, KronLinear) else 1.0
     Ua, sa, Va = _svd(scale * layer.A.double())
     Ub, sb, Vb = _svd(layer.B.double())

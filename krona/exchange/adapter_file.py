@@ -14,7 +14,7 @@ from torch import Tensor
 from krona.adapter.layers import AdapterConfig, KronLinear, LoraLinear
 from krona.base.source import BaseSource
 from krona.errors import KronaError
-from krona.storage.tensors import read_safetensors, write_safetensors
+from krona.storage.tensors import check_finite, read_safetensors, write_safetensors
 
 FORMAT_VERSION = 1
 METADATA_KEY = "krona"
@@ -109,14 +109,19 @@ def _check_texts(manifest: Manifest) -> None:
 
 
 def save_adapter(path: Path, state: Mapping[str, Tensor], manifest: Manifest) -> None:
-    """Write an adapter's state and manifest; a reader sees the old file or the whole new one."""
+    """Write an adapter's state and manifest; a reader sees the old file or the whole new one.
+
+    Raises: KronaError if a number is not finite; nothing is written then.
+    """
+    check_finite(path, state)
     write_safetensors(path, state, {METADATA_KEY: manifest.to_json()})
 
 
 def load_adapter(path: Path) -> tuple[dict[str, Tensor], Manifest]:
     """Read an adapter's state and manifest.
 
-    Raises: KronaError for a missing, truncated, pickled or foreign file. Nothing is unpickled.
+    Raises: KronaError for a missing, truncated, pickled or foreign file, and for numbers that are
+        not finite. Nothing is unpickled.
     """
     tensors, metadata = read_safetensors(path)
     if METADATA_KEY not in metadata:
@@ -127,6 +132,7 @@ def load_adapter(path: Path) -> tuple[dict[str, Tensor], Manifest]:
     except KronaError as error:
         raise KronaError(f"{path}: {error}") from error
     _check_pairs(path, tensors, manifest)
+    check_finite(path, tensors)
     return tensors, manifest
 
 

@@ -1,7 +1,8 @@
 """An adapter of any readable kind and a base in; the adapter on the base, and its origin, out.
 
-Kinds: krona's own file, LoKr in kohya's, LyCORIS' or PEFT's form, and the checkpoints of
-DiffuseKronA's published code. Nothing is unpickled, and a base is changed only once all fits.
+Kinds: krona's own file, LoKr and LoRA in kohya's, LyCORIS', PEFT's or diffusers' form, and the
+checkpoints of DiffuseKronA's published code. Nothing is unpickled, a number that is not finite is
+refused, and a base is changed only once all fits.
 """
 
 import json
@@ -18,9 +19,10 @@ from krona.errors import KronaError
 from krona.exchange.adapter_file import METADATA_KEY, Manifest, load_adapter
 from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.peft_folder import CONFIG, WEIGHTS
-from krona.exchange.imports import kohya_lokr, peft_lokr, published
+from krona.exchange.imports import kohya_lokr, lora, peft_lokr, published
+from krona.exchange.imports.peft_config import config_in
 from krona.exchange.origin import Origin
-from krona.storage.tensors import read_safetensors
+from krona.storage.tensors import check_finite, read_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +76,14 @@ def _read(path: Path) -> _Contents:
     tensors, metadata = read_safetensors(path)
     if METADATA_KEY in metadata:
         return _read_own(path)
-    for reader in (kohya_lokr, peft_lokr, published):
+    for reader in (kohya_lokr, peft_lokr, published, lora):
         if reader.reads(tensors):
-            return _foreign(reader, tensors, _origin(path, metadata), {})
+            check_finite(path, tensors)
+            return _foreign(reader, tensors, _origin(path, metadata), config_in(metadata))
     some = ", ".join(list(tensors)[:2]) or "no tensors"
     raise KronaError(
-        f"{path} is no adapter that krona reads, and holds {some}; it reads its own files, LoKr in "
-        "kohya, LyCORIS or PEFT form, and checkpoints of DiffuseKronA"
+        f"{path} is no adapter that krona reads, and holds {some}; it reads its own files, LoRA "
+        "and LoKr in kohya, LyCORIS, PEFT or diffusers form, and checkpoints of DiffuseKronA"
     )
 
 
@@ -116,12 +119,14 @@ def _read_peft(folder: Path) -> _Contents:
         kind = config.get("peft_type")
     except (ValueError, AttributeError) as error:
         raise KronaError(f"{folder / CONFIG} is damaged: {error}") from error
-    if kind != "LOKR":
-        raise KronaError(f"{folder} holds a PEFT adapter of type {kind}; krona reads LOKR")
+    if kind not in ("LOKR", "LORA"):
+        raise KronaError(f"{folder} holds a PEFT adapter of type {kind}; krona reads LORA and LOKR")
     if not (folder / WEIGHTS).is_file() and list(folder.glob("*.bin")):
         raise KronaError(f"{folder} holds a pickle, which is never opened; give {WEIGHTS}")
     tensors, metadata = read_safetensors(folder / WEIGHTS)
-    return _foreign(peft_lokr, tensors, _origin(folder, metadata), config)
+    check_finite(folder / WEIGHTS, tensors)
+    reader = lora if kind == "LORA" else peft_lokr
+    return _foreign(reader, tensors, _origin(folder, metadata), config)
 
 
 def _origin(path: Path, metadata: Mapping[str, str]) -> Origin:

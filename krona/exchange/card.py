@@ -53,16 +53,23 @@ def check_place(folder: Path, name: str) -> None:
             )
 
 
+def is_sample(path: Path) -> bool:
+    """Whether a file in samples/ is named as a card's."""
+    return path.suffix == ".png" and path.stem.isdecimal()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a model card says.
 
     Attributes:
         name: of the exported file or folder.
+        is_lora: what was written is one.
         usage: Python that loads it.
     """
 
     name: str
+    is_lora: bool
     base_source: str
     base_hash: str
     family: Family
@@ -76,9 +83,8 @@ class Card:
         images = [f"{SAMPLES}/{i:02d}.png" for i in range(len(self.showcase.samples))]
         # the card comes first: samples/ without it would not be known as its own
         write_atomically(folder / CARD, self._text(images).encode())
-        for earlier in (folder / SAMPLES).glob("*.png"):
-            if earlier.stem.isdecimal():
-                earlier.unlink()
+        for earlier in filter(is_sample, (folder / SAMPLES).glob("*")):
+            earlier.unlink()
         for image_path, (_, image) in zip(images, self.showcase.samples, strict=True):
             (folder / image_path).parent.mkdir(exist_ok=True)
             image.save(folder / image_path)
@@ -99,8 +105,7 @@ class Card:
     def _front_matter(self, images: Sequence[str]) -> str:
         format = self.measured.format
         is_merged = format.startswith("merged")
-        is_lora = format == "lora" or ((m := self.origin.manifest) is not None and m.kind == "lora")
-        kind = [] if is_merged else ["lora" if is_lora else "lokr", "template:sd-lora"]
+        kind = [] if is_merged else ["lora" if self.is_lora else "lokr", "template:sd-lora"]
         architecture = "stable-diffusion-xl" if self.family == "sdxl" else "stable-diffusion"
         prompts = [prompt for prompt, _ in self.showcase.samples]
         widget = [
@@ -115,6 +120,7 @@ class Card:
             base_model_relation="finetune" if is_merged else "adapter",
             instance_prompt=self.origin.trigger_phrase,
             widget=widget or None,
+            **_license(self.base_source),
         )
         return f"{data.to_yaml()}\n"
 
@@ -125,6 +131,15 @@ class Card:
             f"A DreamBooth adapter of {base_name(self.base_source)}, weights "
             f"{self.base_hash[:12]}.{said} {_MADE_BY.format(self.name)}\n"
         )
+
+
+def _license(base_source: str) -> dict[str, Any]:
+    """The licence in the hub's terms: that of the base, which the adapter was made from."""
+    name = base_name(base_source)
+    if name == "toyland":
+        return {"license": "apache-2.0"}
+    link = {"license_link": f"https://huggingface.co/{name}"} if "/" in name else {}
+    return {"license": "other", "license_name": "that-of-the-base-model"} | link
 
 
 def base_name(source: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from krona.errors import KronaError
-from krona.exchange.card import check_place
+from krona.exchange.card import CARD, SAMPLES, check_place, is_sample
 from krona.exchange.formats.names import EXPORT_KEY, ExportFormat
 
 _NAME_CHARS = 50  # with a suffix and a partial file's prefix below 255 bytes in any script
@@ -39,6 +39,17 @@ def check_output(
             _check_file(output, format, inputs)
             check_place(output.parent, output.name)
         _check_writable(output)
+
+
+def check_alone(folder: Path, name: str) -> None:
+    """Raise if a folder that is to be uploaded whole has more in it than the export `name`."""
+    samples = (path for path in (folder / SAMPLES).glob("*") if not is_sample(path))
+    others = (path for path in folder.glob("*") if path.name not in (name, CARD, SAMPLES))
+    for path in sorted((*samples, *others)):
+        raise KronaError(
+            f"{path} is not of the export {name}, and would be uploaded with it; choose another "
+            "folder"
+        )
 
 
 @contextmanager

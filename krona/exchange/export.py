@@ -13,14 +13,14 @@ from typing import Any, get_args
 import torch
 
 from krona.adapter.inject import Adapter
-from krona.adapter.layers import PublishedKronLinear
+from krona.adapter.layers import Lora, PublishedKronLinear
 from krona.adapter.low_rank import as_lora
 from krona.base.checkpoint import Base
 from krona.base.quiet import quiet_loaders
-from krona.errors import KronaError, nearest
+from krona.errors import KronaError, check_choice, nearest
 from krona.exchange.attach import attach, read_origin
 from krona.exchange.card import Card, Showcase
-from krona.exchange.destination import check_output, failures_told, file_name
+from krona.exchange.destination import check_alone, check_output, failures_told, file_name
 from krona.exchange.formats import (
     kohya,
     lora,
@@ -30,7 +30,8 @@ from krona.exchange.formats import (
     peft_folder,
     unet_adapter,
 )
-from krona.exchange.formats.names import EXPORT_FILE, EXPORT_KEY, ExportFormat
+from krona.exchange.formats.names import EXPORT_FILE, EXPORT_KEY, Dtype, ExportFormat
+from krona.exchange.formats.rounding import DTYPES
 from krona.exchange.load_back import Measured, measure
 from krona.exchange.origin import Origin
 from krona.storage.atomic import atomic_path
@@ -63,6 +64,7 @@ def export_adapter(
     format: ExportFormat,
     output: Path,
     rank: int | None = None,
+    dtype: Dtype | None = None,
     is_any_base: bool = False,
     showcase: Showcase | None = None,
 ) -> ExportReport:
@@ -76,6 +78,8 @@ def export_adapter(
         output: the file, which replaces none but an earlier export, or the folder, which must be
             missing or empty.
         rank: of the "lora" format, which is exact without; then the error is the truncation's.
+        dtype: of what is written; None is fp16, as tools share adapters, and fp32 for merged
+            weights, where half precision can round the whole update off.
         is_any_base: accept another base than the one it was trained on, if the shapes fit.
         showcase: sample images and scores for the card.
     Raises: KronaError if the adapter does not fit the base or the format, loads back wrong, or
@@ -83,10 +87,11 @@ def export_adapter(
     """
     check_request(adapter_path, base=base.source, format=format, output=output, rank=rank)
     adapter, origin = _adapter_of(adapter_path, base, is_any_base=is_any_base)
-    module = _FORMATS[format]
+    module, dtype = _FORMATS[format], dtype or _default_dtype(format)
+    check_choice("dtype", dtype, DTYPES)
     written = _as_written(adapter, base, format, rank)
     with failures_told(output), atomic_path(output) as partial, quiet_loaders():
-        module.write(partial, written, base, origin)
+        module.write(partial, written, base, origin, DTYPES[dtype])
         measured = measure(
             partial,
             module=module,
@@ -95,9 +100,10 @@ def export_adapter(
             adapter=adapter,
             base=base,
             rank=rank,
+            dtype=dtype,
         )
         _sign(partial, measured, origin)
-        card = _card(output.name, base, origin, measured, showcase or Showcase())
+        card = _card(output.name, written, base, origin, measured, showcase or Showcase())
         card.write(partial if module.IS_FOLDER else output.parent)
     return ExportReport(**asdict(measured), path=output)
 
@@ -107,6 +113,18 @@ def default_output(name: str, format: ExportFormat) -> Path:
     name = file_name(name)
     folder = Path("exports") / f"{name}-{format}"
     return folder if _FORMATS[format].IS_FOLDER else folder / f"{name}.safetensors"
+
+
+def hub_output(folder: Path, name: str, format: ExportFormat) -> Path:
+    """Where an export goes in a folder that is uploaded to the Hugging Face Hub as it is.
+
+    Raises: KronaError where it holds anything else, which would be uploaded too.
+    """
+    if _FORMATS[format].IS_FOLDER:
+        return folder
+    output = folder / f"{file_name(name)}.safetensors"
+    check_alone(folder, output.name)
+    return output
 
 
 def check_request(
@@ -161,9 +179,21 @@ def _as_written(adapter: Adapter, base: Base, format: ExportFormat, rank: int | 
     return as_lora(adapter, rank) if format == "lora" else adapter
 
 
-def _card(name: str, base: Base, origin: Origin, measured: Measured, showcase: Showcase) -> Card:
+def _default_dtype(format: ExportFormat) -> Dtype:
+    return "fp32" if format.startswith("merged") else "fp16"
+
+
+def _card(
+    name: str,
+    written: Adapter,
+    base: Base,
+    origin: Origin,
+    measured: Measured,
+    showcase: Showcase,
+) -> Card:
     return Card(
         name=name,
+        is_lora=all(isinstance(layer, Lora) for layer in written.layers.values()),
         base_source=base.source,
         base_hash=base.content_hash,
         family=base.family,

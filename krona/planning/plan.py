@@ -233,7 +233,7 @@ def _memory(weights: dict[str, int], adapter_bytes: int, cost: StepCost) -> Memo
 
 def _layer_shapes(adapters: dict[str, Adapter]) -> dict[str, Shape]:
     return {
-        f"{component}.{path}": (layer.base.out_features, layer.base.in_features)
+        f"{component}.{path}": (layer.base.weight.shape[0], layer.base.weight.shape[1])
         for component, adapter in adapters.items()
         for path, layer in adapter.layers.items()
     }

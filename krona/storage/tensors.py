@@ -64,6 +64,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise KronaError(_explain(path, error)) from error
 
 
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise KronaError where a tensor of a file, to be read or written, has NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not tensor.double().isfinite().all():  # isfinite knows no 8-bit floats
+            raise KronaError(
+                f"{path} is of no use: '{name}' holds a number that is not finite; take an earlier "
+                "save of it, or train it anew with a lower learning rate"
+            )
+
+
 def _explain(path: Path, error: SafetensorError) -> str:
     with path.open("rb") as file:
         start = file.read(4)

@@ -21,7 +21,8 @@ def evaluate(
     """Score adapters on one subject: CLIP-T, CLIP-I, DINO with standard errors, and balance.
 
     Args:
-        adapters: Adapter files, or the MLflow runs that hold them.
+        adapters: Adapter files, or the MLflow runs that hold them. Krona's own, LoRA or LoKr in
+            kohya, LyCORIS, PEFT or diffusers form, or checkpoints of DiffuseKronA.
         any_base: Accept adapters that were trained on another base.
         tracking_uri: MLflow store of the runs. Unless given: $MLFLOW_TRACKING_URI or
             sqlite:///mlflow.db.

@@ -35,7 +35,8 @@ def sample(
     Args:
         prompts: What to draw: "a {} on the beach".
         adapter: Adapter file, or the MLflow run that holds it. Unless given: none, the plain base.
-            Krona's own, LoKr in kohya, LyCORIS or PEFT form, or a checkpoint of DiffuseKronA.
+            Krona's own, LoRA or LoKr in kohya, LyCORIS, PEFT or diffusers form, or a checkpoint
+            of DiffuseKronA.
         base: Checkpoint. Unless given: the one the adapter was trained on, else toyland.
         vae: Autoencoder instead of its own: a folder, a .safetensors file, or a hub's id.
         config: What a checkpoint in one file is: a folder in diffusers layout, or a YAML.

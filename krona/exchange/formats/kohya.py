@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, is_of_text
-from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
+from krona.adapter.layers import AdapterLayer, KronLinear, Lora
+from krona.adapter.lora_conv import low_rank_product
 from krona.base.checkpoint import Base
 from krona.base.families import Family
 from krona.exchange.formats.names import MANIFEST_KEY
-from krona.exchange.formats.original import block_path
+from krona.exchange.formats.original import unet_name
+from krona.exchange.formats.rounding import rounded
 from krona.exchange.formats.squares import kron_pairs, lycoris_holds
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors, write_safetensors
@@ -30,15 +33,17 @@ IS_FOLDER = False
 _SD2_TEXT_WIDTH = 1024
 
 
-def layer_name(path: str, family: Family, layers_per_block: int) -> str:
-    """Name a diffusers layer path as kohya's tools do."""
+def layer_name(path: str, family: Family, config: Any) -> str:
+    """Name a diffusers layer path as kohya's tools do; config is the UNet's."""
     if is_of_text(path):
         encoder, _, inner = path.partition(".")
         number = str(1 + TEXT_ENCODERS.index(encoder)) if family == "sdxl" else ""
         # transformers 5 has the parts of a CLIPTextModel without their old first name
-        return f"lora_te{number}_text_model_" + inner.removeprefix("text_model.").replace(".", "_")
+        inner = inner.removeprefix("text_model.")
+        parent = "" if inner == "text_projection" else "text_model_"
+        return f"lora_te{number}_{parent}" + inner.replace(".", "_")
     if family == "sdxl":
-        path = block_path(path, layers_per_block)
+        path = unet_name(path, config)
     return "lora_unet_" + path.replace(".", "_")
 
 
@@ -46,20 +51,27 @@ def check(adapter: Adapter, base: Base) -> None:
     """Every factorization can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
     """Write the adapter with its scale folded in, so that every loader applies it with 1."""
-    write_named(path, _named_layers(adapter, base), base, origin)
+    write_named(path, _named_layers(adapter, base), base, origin, dtype)
 
 
-def write_named(path: Path, layers: Mapping[str, AdapterLayer], base: Base, origin: Origin) -> None:
+def write_named(
+    path: Path,
+    layers: Mapping[str, AdapterLayer],
+    base: Base,
+    origin: Origin,
+    dtype: torch.dtype,
+) -> None:
     """Write layers under the given names, with the metadata of kohya's tools."""
-    ranks = [len(layer.down) for layer in layers.values() if isinstance(layer, LoraLinear)]
+    ranks = [len(layer.down) for layer in layers.values() if isinstance(layer, Lora)]
     lora_alpha = max(ranks, default=1)
     tensors = {
         f"{name}.{key}": tensor
         for name, layer in layers.items()
         for key, tensor in _layer_tensors(layer, lora_alpha).items()
     }
+    tensors = rounded(tensors, dtype)
     write_safetensors(path, tensors, _metadata(layers.values(), tensors, base, origin))
 
 
@@ -81,9 +93,8 @@ def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tens
 
 
 def _named_layers(adapter: Adapter, base: Base) -> dict[str, AdapterLayer]:
-    layers_per_block = base.unet.config.layers_per_block
     return {
-        layer_name(path, base.family, layers_per_block): layer
+        layer_name(path, base.family, base.unet.config): layer
         for path, layer in adapter.layers.items()
     }
 
@@ -97,7 +108,7 @@ def _layer_tensors(layer: AdapterLayer, lora_alpha: int) -> dict[str, Tensor]:
         factors = {"lokr_w1": layer.A.detach(), "lokr_w2": layer.scale * layer.B.detach()}
         alpha = max(layer.B.shape)
     else:
-        assert isinstance(layer, LoraLinear)
+        assert isinstance(layer, Lora)
         alpha = lora_alpha
         up = layer.scale * len(layer.down) / alpha * layer.up.detach()
         factors = {"lora_down.weight": layer.down.detach(), "lora_up.weight": up}
@@ -116,9 +127,9 @@ def _lycoris_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer
 def own_delta(tensors: Mapping[str, Tensor], name: str, layer: AdapterLayer) -> Tensor:
     """A layer's update, read from its tensors without another tool."""
     if isinstance(layer, KronLinear):
-        return torch.kron(tensors[f"{name}.lokr_w1"], tensors[f"{name}.lokr_w2"])
+        return torch.kron(tensors[f"{name}.lokr_w1"].float(), tensors[f"{name}.lokr_w2"].float())
     down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
-    return up @ down * (tensors[f"{name}.alpha"] / len(down))
+    return low_rank_product(up.float(), down.float()) * (tensors[f"{name}.alpha"] / len(down))
 
 
 def usage(name: str, family: Family) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
+import torch
 from diffusers.utils import is_peft_available
 from torch import Tensor
 
@@ -25,9 +26,9 @@ def check(adapter: Adapter, base: Base) -> None:
     """Every rank can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
     """Write down and up with alpha = rank, so that every loader applies them with 1."""
-    kohya.write(path, adapter, base, origin)
+    kohya.write(path, adapter, base, origin, dtype)
 
 
 def loader(adapter: Adapter) -> str:

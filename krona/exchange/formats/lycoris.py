@@ -8,6 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
@@ -26,10 +27,10 @@ def check(adapter: Adapter, base: Base) -> None:
     check_lycoris(adapter)
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
     """Write the adapter with its scale folded in."""
     layers = {_name(layer_path): layer for layer_path, layer in adapter.layers.items()}
-    write_named(path, layers, base, origin)
+    write_named(path, layers, base, origin, dtype)
 
 
 def loader(adapter: Adapter) -> str:

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import diffusers
+import torch
 from torch import Tensor
 
 from krona.adapter.inject import TEXT_ENCODERS, Adapter, one_root
 from krona.base.checkpoint import Base
 from krona.base.families import Family
+from krona.exchange.formats.rounding import rounded_module
 from krona.exchange.origin import Origin
 
 IS_FOLDER = True
@@ -19,10 +21,16 @@ def check(adapter: Adapter, base: Base) -> None:
     """Every update can be held."""
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
-    """Save the base's pipeline with merged weights; the base keeps its own."""
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
+    """Save the base's pipeline with merged weights; the base keeps its own.
+
+    The autoencoder is not rounded: SDXL's is at its limits in half precision.
+    """
+    pipeline = base.pipeline()
     with merged(adapter):
-        base.pipeline().save_pretrained(path)
+        for name in ("unet", *TEXT_ENCODERS[: len(base.text_encoders)]):
+            setattr(pipeline, name, rounded_module(name, getattr(pipeline, name), dtype))
+        pipeline.save_pretrained(path)
 
 
 @contextmanager

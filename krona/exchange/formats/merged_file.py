@@ -11,6 +11,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,10 +23,12 @@ from krona.errors import KronaError
 from krona.exchange.formats.merged import merged
 from krona.exchange.formats.names import MANIFEST_KEY
 from krona.exchange.formats.original import clip_state, open_clip_state, unet_state, vae_state
+from krona.exchange.formats.rounding import rounded
 from krona.exchange.origin import Origin
 
 IS_FOLDER = False
 _BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+_VAE = "first_stage_model."
 _OPEN_CLIP_WIDTH = 1024  # of SD 2's text encoder
 
 
@@ -49,11 +52,11 @@ def odd_parts(unet: Any, vae: Any) -> list[str]:
     return odd
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
     """Save the base's weights, merged, in one file; the base keeps its own."""
     with merged(adapter):
         tensors = {
-            name: t.detach().cpu().contiguous() for name, t in original_tensors(base).items()
+            name: t.detach().cpu().contiguous() for name, t in original_tensors(base, dtype).items()
         }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, _metadata(base, origin))
@@ -74,13 +77,14 @@ def deltas(path: Path, adapter: Adapter, base: Base) -> Iterator[tuple[str, Tens
         pipeline = load_single_file(
             path, Path(folder), is_xl=base.family == "sdxl", dtype=torch.float32
         )
-    got, was = _modules(pipeline), _modules(base.pipeline())
+    got, was, dtype = _modules(pipeline), _modules(base.pipeline()), _dtype_of(path)
     adapted = {f"{layer_path}.weight" for layer_path in adapter.layers}
     for name, module in was.items():
         theirs = got[name].state_dict()
         for key, value in module.state_dict().items():
             is_adapted = (key if name == "unet" else f"{name}.{key}") in adapted
-            if not is_adapted and not torch.equal(theirs[key], value.cpu()):
+            expected = value.cpu() if name == "vae" else value.cpu().to(dtype).to(value.dtype)
+            if not is_adapted and not torch.equal(theirs[key], expected):
                 raise KronaError(f"the merged-file export loads back wrong: {name} {key} differs")
     network = one_root(pipeline.unet, [got[name] for name in TEXT_ENCODERS if name in got])
     for layer_path, layer in adapter.layers.items():
@@ -97,19 +101,19 @@ from diffusers import {pipeline}
 pipe = {pipeline}.from_single_file("{name}")"""
 
 
-def original_tensors(base: Base) -> dict[str, Tensor]:
-    """All weights under their original names and prefixes."""
+def original_tensors(base: Base, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All weights under their original names and prefixes; rounded, but for the autoencoder's."""
     prefixes = ("conditioner.embedders.0.", "conditioner.embedders.1.")
     if base.family == "sd":
         prefixes = ("cond_stage_model.", "")
     state = _prefixed("model.diffusion_model.", unet_state(base.unet))
-    state |= _prefixed("first_stage_model.", vae_state(base.vae))
     for prefix, encoder in zip(prefixes, base.text_encoders, strict=False):
         is_open_clip = prefix.endswith("1.") or encoder.config.hidden_size == _OPEN_CLIP_WIDTH
         if is_open_clip:
             state |= _prefixed(f"{prefix}model.", open_clip_state(encoder))
         else:
             state |= _prefixed(f"{prefix}transformer.", clip_state(encoder))
+    state = rounded(state, dtype) | _prefixed(_VAE, vae_state(base.vae))
     return state | _schedule_marks(base)
 
 
@@ -123,6 +127,13 @@ def _schedule_marks(base: Base) -> dict[str, Tensor]:
         return {}
     is_zero_snr = base.scheduler.config.get("rescale_betas_zero_snr")
     return {name: torch.zeros(0) for name in ("v_pred", *(["ztsnr"] if is_zero_snr else []))}
+
+
+def _dtype_of(path: Path) -> torch.dtype:
+    """The precision that a file's UNet is in."""
+    with safe_open(path, framework="pt") as file:
+        dtype: torch.dtype = file.get_tensor("model.diffusion_model.out.2.bias").dtype
+    return dtype
 
 
 def _metadata(base: Base, origin: Origin) -> dict[str, str]:

@@ -6,7 +6,7 @@ Source: CompVis/stable-diffusion, Stability-AI/generative-models, mlfoundations/
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -74,11 +74,12 @@ def block_path(path: str, layers_per_block: int) -> str:
 
 def unet_state(unet: Any) -> dict[str, Tensor]:
     """A UNet's tensors under their original names, without a prefix."""
-    stride, ups = unet.config.layers_per_block + 1, unet.config.up_block_types
-    return {_unet_name(name, stride, ups): tensor for name, tensor in unet.state_dict().items()}
+    return {unet_name(name, unet.config): tensor for name, tensor in unet.state_dict().items()}
 
 
-def _unet_name(name: str, stride: int, ups: Sequence[str]) -> str:
+def unet_name(name: str, config: Any) -> str:
+    """Give a UNet's tensor, or a layer's path, its original name; config is the UNet's."""
+    stride, ups = config.layers_per_block + 1, config.up_block_types
     if match := _SAMPLER.match(name):
         block = int(match[2])
         if match[1] == "down":

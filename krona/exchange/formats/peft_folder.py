@@ -4,19 +4,22 @@ adapter_config.json and adapter_model.safetensors, `base_model.model.<path>.lokr
 """
 
 import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
-from krona.adapter.layers import LoraLinear
+from krona.adapter.layers import Lora
 from krona.base.checkpoint import Base
 from krona.base.families import Family
 from krona.exchange.formats import unet_adapter
+from krona.exchange.formats.rounding import rounded
 from krona.exchange.formats.squares import check_peft, kron_layers
 from krona.exchange.origin import Origin
 from krona.storage.tensors import write_safetensors
@@ -30,7 +33,7 @@ def check(adapter: Adapter, base: Base) -> None:
     check_peft(adapter, "PEFT")
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
     """Write the weights with their scale folded in, and the config that makes PEFT apply it as 1.
 
     PEFT splits B into w2_a and w2_b, and drops lokr_w2 in silence, unless r is B's larger side.
@@ -40,9 +43,8 @@ def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
         for layer_path, layer in adapter.layers.items()
         for key, tensor in unet_adapter.layer_tensors(layer).items()
     }
-    write_safetensors(
-        path / WEIGHTS, tensors, {"format": "pt"} | unet_adapter.manifest_metadata(origin)
-    )
+    metadata = {"format": "pt"} | unet_adapter.manifest_metadata(origin)
+    write_safetensors(path / WEIGHTS, rounded(tensors, dtype), metadata)
     config = {"target_modules": list(adapter.layers), "inference_mode": True} | _settings(adapter)
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -79,5 +81,8 @@ def _settings(adapter: Adapter) -> dict[str, Any]:
         rank = max(max(layer.B.shape) for layer in krons)
         shape = {"decompose_factor": krons[0].A.shape[0], "decompose_both": False}
         return {"peft_type": "LOKR", "r": rank, "alpha": rank} | shape
-    rank = max(len(x.down) for x in adapter.layers.values() if isinstance(x, LoraLinear))
-    return {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
+    ranks = {path: len(x.down) for path, x in adapter.layers.items() if isinstance(x, Lora)}
+    rank = max(ranks.values())
+    others = {f"^{re.escape(path)}": r for path, r in ranks.items() if r != rank}
+    patterns = {"rank_pattern": others, "alpha_pattern": others}
+    return {"peft_type": "LORA", "r": rank, "lora_alpha": rank} | patterns

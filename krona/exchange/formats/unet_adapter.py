@@ -15,10 +15,12 @@ from diffusers.utils import is_peft_available
 from torch import Tensor
 
 from krona.adapter.inject import Adapter
-from krona.adapter.layers import AdapterLayer, KronLinear, LoraLinear
+from krona.adapter.layers import AdapterLayer, KronLinear, Lora
+from krona.adapter.lora_conv import low_rank_product
 from krona.base.checkpoint import Base
 from krona.base.families import Family
 from krona.exchange.formats.names import MANIFEST_KEY
+from krona.exchange.formats.rounding import rounded
 from krona.exchange.formats.squares import check_peft
 from krona.exchange.origin import Origin
 from krona.storage.tensors import read_safetensors, write_safetensors
@@ -34,14 +36,15 @@ def check(adapter: Adapter, base: Base) -> None:
     check_peft(adapter, "diffusers")
 
 
-def write(path: Path, adapter: Adapter, base: Base, origin: Origin) -> None:
+def write(path: Path, adapter: Adapter, base: Base, origin: Origin, dtype: torch.dtype) -> None:
     """Write the adapter with its scale folded in."""
     tensors = {
         f"unet.{layer_path}.{key}": tensor
         for layer_path, layer in adapter.layers.items()
         for key, tensor in layer_tensors(layer).items()
     }
-    write_safetensors(path, tensors, {"format": "pt"} | manifest_metadata(origin))
+    metadata = {"format": "pt"} | manifest_metadata(origin)
+    write_safetensors(path, rounded(tensors, dtype), metadata)
 
 
 def manifest_metadata(origin: Origin) -> dict[str, str]:
@@ -70,7 +73,7 @@ def layer_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
     """A layer's tensors as PEFT names them, with the scale folded in."""
     if isinstance(layer, KronLinear):
         return {"lokr_w1": layer.A.detach(), "lokr_w2": layer.scale * layer.B.detach()}
-    assert isinstance(layer, LoraLinear)
+    assert isinstance(layer, Lora)
     return {
         "lora_A.weight": layer.down.detach(),
         "lora_B.weight": layer.scale * layer.up.detach(),
@@ -99,6 +102,8 @@ def own_deltas(path: Path, adapter: Adapter, prefix: str) -> Iterator[tuple[str,
     for layer_path, layer in adapter.layers.items():
         name = f"{prefix}.{layer_path}"
         if isinstance(layer, KronLinear):
-            yield layer_path, torch.kron(tensors[f"{name}.lokr_w1"], tensors[f"{name}.lokr_w2"])
+            A, B = (tensors[f"{name}.lokr_w{i}"].float() for i in (1, 2))
+            yield layer_path, torch.kron(A, B)
         else:
-            yield layer_path, tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
+            down, up = (tensors[f"{name}.lora_{part}.weight"].float() for part in "AB")
+            yield layer_path, low_rank_product(up, down)

@@ -28,7 +28,7 @@ def layers(
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
     linears = lokr.readable_linears(base.network)
-    paths = {name: path for path in linears for name in _names(path, base)}
+    paths = {name: path for path in linears for name in names(path, base)}
     read = lokr.by_layer(tensors)
     lokr.check_known(read, paths)
     return {
@@ -37,9 +37,9 @@ def layers(
     }
 
 
-def _names(path: str, base: Base) -> set[str]:
-    """Every name that tools give a layer: kohya's, and for a UNet two with diffusers' path."""
-    kohya = layer_name(path, base.family, base.unet.config.layers_per_block)
+def names(path: str, base: Base) -> set[str]:
+    """Every name without dots of a layer: kohya's, and for a UNet two with diffusers' path."""
+    kohya = layer_name(path, base.family, base.unet.config)
     if is_of_text(path):
         return {kohya}
     return {kohya, *(prefix + path.replace(".", "_") for prefix in ("lora_unet_", "lycoris_"))}

@@ -4,7 +4,6 @@ A folder has alpha/r in its config. A bare file for diffusers (`unet.<path>.lokr
 into whole factors; any other without a config is refused, since its scale is unknown.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,8 @@ from krona.adapter.layers import AdapterLayer
 from krona.base.checkpoint import Base
 from krona.errors import KronaError
 from krona.exchange.imports import lokr
+from krona.exchange.imports.peft_config import of_part, setting
 
-_DEFAULT = 8.0  # PEFT's own, of both
 _PEFT = "base_model.model."
 _PREFIXES = (_PEFT, "unet.")
 
@@ -29,7 +28,7 @@ def layers(
     tensors: Mapping[str, Tensor], base: Base, config: Mapping[str, Any]
 ) -> dict[str, AdapterLayer]:
     """Path → layer. Raises: KronaError if a layer is not the base's, or has another shape."""
-    linears = lokr.readable_linears(base.unet)
+    linears, config = lokr.readable_linears(base.unet), of_part("unet", config)
     named = lokr.by_layer(tensors)
     if not config and not all(_is_folded(name, parts) for name, parts in named.items()):
         raise KronaError(
@@ -57,19 +56,7 @@ def _path(name: str) -> str:
 def _scale(path: str, config: Mapping[str, Any]) -> float:
     if not config:
         return 1.0
-    try:
-        alpha, rank = _setting(path, config, "alpha"), _setting(path, config, "r")
-    except (TypeError, ValueError, AttributeError, re.error) as error:
-        raise KronaError(f"the config's alpha, r or their patterns are damaged: {error}") from error
+    rank = setting(path, config, "r")
     if not rank > 0:
         raise KronaError(f"the config's r={rank:g} is not positive")
-    return alpha / rank
-
-
-def _setting(path: str, config: Mapping[str, Any], name: str) -> float:
-    """alpha or r of a layer, which a pattern (the end of its path) may set apart."""
-    patterns = config.get({"alpha": "alpha_pattern", "r": "rank_pattern"}[name]) or {}
-    for pattern, value in patterns.items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
-            return float(value)
-    return float(config.get(name, _DEFAULT))
+    return setting(path, config, "alpha") / rank

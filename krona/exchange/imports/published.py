@@ -1,7 +1,8 @@
 """A checkpoint of DiffuseKronA's published code and a base in; its layers, to the letter, out.
 
 `<path>.processor.to_q_lora.down.weight` is Aᵀ (a2, a1), `up.weight` is B (b1, b2), and what that
-code computes from them is no A ⊗ B: see PublishedKronLinear.
+code computes from them is no A ⊗ B: see PublishedKronLinear. Diffusers gave its LoRA the same names
+once, so a file whose factors are a LoRA's is read as one.
 """
 
 import re
@@ -14,6 +15,7 @@ from krona.adapter.inject import attention_linears
 from krona.adapter.layers import AdapterLayer, PublishedKronLinear
 from krona.base.checkpoint import Base
 from krona.errors import KronaError
+from krona.exchange.imports import lora
 from krona.exchange.imports.lokr import check_known
 
 _NAME = re.compile(
@@ -37,6 +39,8 @@ def layers(
         path, part = _split(name)
         read.setdefault(path, {})[part] = tensor
     check_known(read, linears)
+    if all(_is_lora(parts, linears[path].weight) for path, parts in read.items()):
+        return lora.layers(tensors, base, config)
     built: dict[str, AdapterLayer] = {}
     for path, parts in read.items():
         if set(parts) != {"down", "up"}:
@@ -45,6 +49,14 @@ def layers(
         _check_shape(path, down, up, (linear.out_features, linear.in_features))
         built[path] = PublishedKronLinear(linear, down.T, up)
     return built
+
+
+def _is_lora(parts: Mapping[str, Tensor], weight: Tensor) -> bool:
+    """Whether up·down has the weight's shape; of a Kronecker product's parts it never has."""
+    down, up = parts.get("down"), parts.get("up")
+    if down is None or up is None or down.ndim != 2 or up.ndim != 2:
+        return False
+    return (len(up), down.shape[1]) == weight.shape and len(down) == up.shape[1]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -63,7 +75,7 @@ def _check_shape(path: str, down: Tensor, up: Tensor, expected: tuple[int, int])
     if (a1 * b1, a2 * b2) == expected:
         return
     if (b1, a1) == expected and a2 == b2:
-        raise KronaError(f"{path} is a LoRA of rank {b2}, which krona does not read")
+        raise KronaError(f"{path} is a LoRA of rank {b2}, and other layers of the file are none")
     raise KronaError(
         f"the file's {path} is {a1 * b1}×{a2 * b2}, and the base's layer is "
         f"{expected[0]}×{expected[1]}; give the base it was made for"

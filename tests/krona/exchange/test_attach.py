@@ -50,7 +50,7 @@ def test_what_krona_exports_it_reads_back(
 ) -> None:
     path, expected = train(base, OBLONG if format == "kohya" else SQUARE)
     output = tmp_path / "out" / ("duck" if format == "peft" else "duck.safetensors")
-    export_adapter(path, base=base, format=format, output=output)
+    export_adapter(path, base=base, format=format, output=output, dtype="fp32")
     assert_close(attached_prediction(base, output), expected)
     assert read_origin(output) == read_origin(path)
 
@@ -72,7 +72,7 @@ def test_lokr_of_lycoris_is_applied_as_lycoris_does(
     weights = {k: v for k, v in network.state_dict().items() if "org" not in k}
     if is_sgm:  # as kohya's tools name them
         names = {
-            "lycoris_" + p.replace(".", "_"): layer_name(p, base.family, 1)
+            "lycoris_" + p.replace(".", "_"): layer_name(p, base.family, base.unet.config)
             for p in attention_linears(base.unet)
         }
         weights = {
@@ -147,7 +147,7 @@ def test_published_checkpoint_is_exported_exactly(
     path = published(sd)
     output = tmp_path / "out" / ("lora.safetensors" if format == "lora" else "merged")
     with unchanged(sd):
-        report = export_adapter(path, base=sd, format=format, output=output)
+        report = export_adapter(path, base=sd, format=format, output=output, dtype="fp32")
     assert report.rel_error < 1e-5
     if format == "lora":
         pipeline = sd.pipeline()

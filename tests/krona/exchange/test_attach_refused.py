@@ -84,7 +84,7 @@ PUBLISHED_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.
         ({"up.weight": torch.ones(4, 4)}, r"is 32×16, and the base's layer is 128×128"),
         (
             {"down.weight": torch.ones(4, 128), "up.weight": torch.ones(128, 4)},
-            "is a LoRA of rank 4, which krona does not read",
+            "is a LoRA of rank 4, and other layers of the file are none",
         ),
         ({"down.weight": torch.ones(32)}, r"shape \(32,\) and \(16, 32\), which are no matrices"),
     ],
@@ -121,8 +121,8 @@ def test_peft_folder_that_is_none_is_refused(sd: Base, tmp_path: Path) -> None:
     config.write_text("{")
     with pytest.raises(KronaError, match="is damaged"):
         attach(sd, tmp_path)
-    config.write_text(json.dumps({"peft_type": "LORA"}))
-    with pytest.raises(KronaError, match="of type LORA; krona reads LOKR"):
+    config.write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(KronaError, match="of type IA3; krona reads LORA and LOKR"):
         attach(sd, tmp_path)
     config.write_text(json.dumps({"peft_type": "LOKR"}))
     (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps({}))
@@ -151,11 +151,12 @@ def test_bare_peft_file_of_unknown_scale_is_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alpha": None}, "alpha, r or their patterns are damaged"),
-        ({"r": "eight"}, "alpha, r or their patterns are damaged"),
-        ({"alpha_pattern": [1]}, "alpha, r or their patterns are damaged"),
-        ({"rank_pattern": {"(": 1}}, "alpha, r or their patterns are damaged"),
+        ({"alpha": None}, "the config's alpha or alpha_pattern is damaged"),
+        ({"r": "eight"}, "the config's r or rank_pattern is damaged"),
+        ({"alpha_pattern": [1]}, "the config's alpha or alpha_pattern is damaged"),
+        ({"rank_pattern": {"(": 1}}, "the config's r or rank_pattern is damaged"),
         ({"r": 0}, "r=0 is not positive"),
+        ({"alpha": float("inf")}, "alpha of mid_block.* is inf, which is not finite"),
     ],
 )
 def test_peft_config_that_is_damaged_is_refused(

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def diffusers_names(tensors, unet):
 def test_kohya_names_of_stable_diffusion_1():
     path = "up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_out.0"
     expected = "lora_unet_up_blocks_1_attentions_2_transformer_blocks_0_attn2_to_out_0"
-    assert kohya.layer_name(path, "sd", 2) == expected
+    assert kohya.layer_name(path, "sd", SimpleNamespace()) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,15 +69,34 @@ def test_kohya_names_of_stable_diffusion_1():
     ],
 )
 def test_kohya_names_of_sdxl(block, expected):
-    name = kohya.layer_name(f"{block}.transformer_blocks.0.attn1.to_q", "sdxl", 2)
+    config = SimpleNamespace(layers_per_block=2, **SDXL_SHAPE)
+    name = kohya.layer_name(f"{block}.transformer_blocks.0.attn1.to_q", "sdxl", config)
     assert name == f"lora_unet_{expected}_transformer_blocks_0_attn1_to_q"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("down_blocks.1.resnets.0.conv1", "lora_unet_input_blocks_4_0_in_layers_2"),
+        ("down_blocks.0.downsamplers.0.conv", "lora_unet_input_blocks_3_0_op"),
+        ("time_embedding.linear_1", "lora_unet_time_embed_0"),
+        (
+            "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        ),
+        ("text_encoder_2.text_projection", "lora_te2_text_projection"),
+    ],
+)
+def test_kohya_names_of_sdxl_beside_attention(path, expected):
+    config = SimpleNamespace(layers_per_block=2, **SDXL_SHAPE)
+    assert kohya.layer_name(path, "sdxl", config) == expected
 
 
 def test_diffusers_maps_every_sdxl_name_back():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SDXL_SHAPE)
     paths = list(attention_linears(unet))
-    names = {f"{kohya.layer_name(path, 'sdxl', 2)}.alpha": path for path in paths}
+    names = {f"{kohya.layer_name(path, 'sdxl', unet.config)}.alpha": path for path in paths}
     assert len(names) == 560
     back = {path: name for name, path in diffusers_names(names, unet).items()}
     assert back == {path: path.replace(".", "_") + ".alpha" for path in paths}
@@ -87,7 +107,7 @@ def test_kohya_export_loads_back_equal_and_leaves_the_base_alone(base, train, tm
     path, _ = train(base, config)
     before = snapshot(base.unet)
     output = tmp_path / "out" / "duck.safetensors"
-    report = export_adapter(path, base=base, format="kohya", output=output)
+    report = export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     print(report)
     assert (report.path, report.format) == (output, "kohya")
     assert report.rel_error < 1e-6
@@ -99,7 +119,7 @@ def test_kohya_export_loads_back_equal_and_leaves_the_base_alone(base, train, tm
 def test_lycoris_gives_the_same_prediction_from_the_kohya_file(base, train, tmp_path, config):
     path, expected = train(base, config)
     output = tmp_path / "duck.safetensors"
-    report = export_adapter(path, base=base, format="kohya", output=output)
+    report = export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     assert report.loaded_by.startswith("lycoris_lora 4")
     unet = copy.deepcopy(base.unet)
     named = diffusers_names(load_file(output), unet)
@@ -115,7 +135,7 @@ def test_lycoris_loads_the_kohya_file_of_sd_by_its_own_names(sd, train, tmp_path
     monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
     path, expected = train(sd, SQUARE)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=sd, format="kohya", output=output)
+    export_adapter(path, base=sd, format="kohya", output=output, dtype="fp32")
     unet = copy.deepcopy(sd.unet)
     network, _ = create_network_from_weights(1.0, str(output), None, None, unet)
     network.apply_to(None, unet, False, True)
@@ -125,7 +145,7 @@ def test_lycoris_loads_the_kohya_file_of_sd_by_its_own_names(sd, train, tmp_path
 def test_diffusers_gives_the_same_prediction_from_a_kohya_lora(base, train, tmp_path):
     path, expected = train(base, LORA)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=base, format="kohya", output=output)
+    export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     pipeline = base.pipeline()
     pipeline.load_lora_weights(str(output))
     got = predict(base.unet)
@@ -138,7 +158,7 @@ def test_diffusers_gives_the_same_prediction_from_its_file(base, train, tmp_path
     path, expected = train(base, config)
     before = snapshot(base.unet)
     output = tmp_path / "duck.safetensors"
-    report = export_adapter(path, base=base, format="diffusers", output=output)
+    report = export_adapter(path, base=base, format="diffusers", output=output, dtype="fp32")
     assert report.loaded_by.startswith("diffusers 0.")
     assert report.rel_error < 1e-6
     assert_untouched(base.unet, before)
@@ -152,7 +172,7 @@ def test_diffusers_gives_the_same_prediction_from_its_file(base, train, tmp_path
 def test_pipeline_loads_the_diffusers_file_of_a_lora(sd, train, tmp_path):
     path, expected = train(sd, LORA)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=sd, format="diffusers", output=output)
+    export_adapter(path, base=sd, format="diffusers", output=output, dtype="fp32")
     pipeline = sd.pipeline()
     pipeline.load_lora_weights(str(output))
     got = predict(sd.unet)
@@ -176,7 +196,7 @@ def test_kohya_file_folds_the_scale_and_says_alpha(sd, train, tmp_path):
     path, _ = train(sd, OBLONG)
     state, manifest = load_adapter(path)
     output = tmp_path / "duck.safetensors"
-    export_adapter(path, base=sd, format="kohya", output=output)
+    export_adapter(path, base=sd, format="kohya", output=output, dtype="fp32")
     tensors = load_file(output)
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     name = "lora_unet_" + layer.replace(".", "_")
@@ -228,7 +248,8 @@ def test_file_of_stable_diffusion_2_says_what_its_base_predicts(
 def test_kohya_export_needs_no_lycoris(base, train, tmp_path, config, monkeypatch):
     monkeypatch.setattr(kohya, "find_spec", lambda _: None)
     path, _ = train(base, config)
-    report = export_adapter(path, base=base, format="kohya", output=tmp_path / "a.safetensors")
+    output = tmp_path / "a.safetensors"
+    report = export_adapter(path, base=base, format="kohya", output=output, dtype="fp32")
     assert report.loaded_by == "krona"
     assert report.rel_error < 1e-6
 
@@ -243,7 +264,8 @@ def test_shape_that_lycoris_cannot_hold_is_read_back_by_krona(sd, train, tmp_pat
 def test_diffusers_export_needs_no_peft(sd, train, tmp_path, config, monkeypatch):
     monkeypatch.setattr(unet_adapter, "is_peft_available", lambda: False)
     path, _ = train(sd, config)
-    report = export_adapter(path, base=sd, format="diffusers", output=tmp_path / "a.safetensors")
+    output = tmp_path / "a.safetensors"
+    report = export_adapter(path, base=sd, format="diffusers", output=output, dtype="fp32")
     assert report.loaded_by == "krona"
     assert report.rel_error < 1e-6
 

@@ -142,7 +142,7 @@ def test_the_tool_predicts_and_draws_what_krona_does(
     path, expected = train(base, OBLONG if format in HOLD_ALL else SQUARE)
     output = place(tmp_path, format)
     with unchanged(base):
-        report = export_adapter(path, base=base, format=format, output=output)
+        report = export_adapter(path, base=base, format=format, output=output, dtype="fp32")
     assert report.rel_error < 1e-5
     plain = draw(base)
     with attached(base, path):
@@ -165,8 +165,21 @@ def test_the_tool_predicts_what_krona_does_for_other_adapters(
     path, expected = train(sd, config)
     output = place(tmp_path, format)
     with unchanged(sd):
-        export_adapter(path, base=sd, format=format, output=output)
+        export_adapter(path, base=sd, format=format, output=output, dtype="fp32")
     assert_close(predict(TOOLS[format](sd, output, tmp_path).unet), expected)
+
+
+@pytest.mark.parametrize("format", ["kohya", "lycoris", "diffusers", "peft", "lora"])
+def test_the_tool_predicts_nearly_the_same_from_the_default_precision(
+    sd: Base, train: Any, tmp_path: Path, format: ExportFormat
+) -> None:
+    path, expected = train(sd, SQUARE)
+    output = place(tmp_path, format)
+    export_adapter(path, base=sd, format=format, output=output)
+    got = predict(TOOLS[format](sd, output, tmp_path).unet)
+    error, moved = (got - expected).norm(), (expected - predict(sd.unet)).norm()
+    print(f"relative error of what the adapter adds: {error / moved:.2g}")
+    assert 0 < error < 2e-3 * moved
 
 
 @pytest.mark.parametrize("format", TOOLS)
@@ -192,8 +205,10 @@ def test_the_measured_error_stands_in_the_export(
     assert said == {
         "format": format,
         "rank": None,
+        "dtype": "fp32" if format.startswith("merged") else "fp16",
         "max_abs_error": report.max_abs_error,
         "rel_error": report.rel_error,
+        "rounding_error": report.rounding_error,
         "krona": "0.1.0",
     }
 
@@ -263,6 +278,7 @@ def test_peft_export_needs_no_peft(
 ) -> None:
     monkeypatch.setattr(peft_folder, "find_spec", lambda _: None)
     path, _ = train(sd, config)
-    report = export_adapter(path, base=sd, format="peft", output=place(tmp_path, "peft"))
+    output = place(tmp_path, "peft")
+    report = export_adapter(path, base=sd, format="peft", output=output, dtype="fp32")
     assert report.loaded_by == "krona"
     assert report.rel_error < 1e-6
