@@ -68,7 +68,7 @@ def make_checkpoint(case: Case, work: Path) -> Path:
         return folder
     base = load_base(folder, dtype=DTYPES["fp16"])
     path = work / f"{name}.safetensors"
-    tensors = original_tensors(base, torch.float16)
+    tensors = original_tensors(base, DTYPES["fp16"])
     save_file({key: t.half().contiguous() for key, t in tensors.items()}, path)
     shutil.rmtree(folder)
     return path
