@@ -119,8 +119,10 @@ def ignored_options(asked: SweepConfig, used: SweepConfig) -> list[str]:
 def _options(config: SweepConfig) -> dict[str, Any]:
     """The options by their names on the command line."""
     experiment = config.experiment
-    options = vars(config) | vars(experiment) | vars(experiment.protocol)
-    del options["experiment"], options["protocol"]
+    told = experiment, experiment.training, experiment.protocol
+    options = vars(config) | dict(item for part in told for item in vars(part).items())
+    for nested in ("experiment", "training", "protocol"):
+        del options[nested]
     return options | {"subject": experiment.subject_name}
 
 

@@ -25,14 +25,23 @@ def shared_params(config: SweepConfig) -> dict[str, Any]:
     """
     experiment = config.experiment
     shared: dict[str, Any] = asdict(experiment)
-    shared |= shared.pop("protocol") | {
-        "subject": experiment.subject_name,
-        "scorer": experiment.clip_source,
-        "dino": experiment.dino_source,
-        "eval_every": config.eval_every,
-    }
+    shared |= (
+        shared.pop("protocol")
+        | _training(shared.pop("training"))
+        | {
+            "subject": experiment.subject_name,
+            "scorer": experiment.clip_source,
+            "dino": experiment.dino_source,
+            "eval_every": config.eval_every,
+        }
+    )
     untold = {"cache_dir"} | ({"precision"} if experiment.precision == "auto" else set())
     return {name: v for name, v in shared.items() if v is not None and name not in untold}
+
+
+def _training(told: dict[str, Any]) -> dict[str, Any]:
+    """Without what only class images use, where there are none."""
+    return told if told["prior_weight"] else {**told, "num_class_images": None}
 
 
 def _git_commit() -> str | None:

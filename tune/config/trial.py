@@ -11,6 +11,7 @@ from typing import Any, Literal
 from evals.protocol import Protocol
 from krona.base.source import BaseSource
 from krona.errors import KronaError, nearest
+from tune.config.training import Training
 from tune.names import check_name
 
 TOYLAND = "toyland"
@@ -79,6 +80,8 @@ class ExperimentConfig:
     """Evaluations in a row without a better balance after which a trial ends; 0 is never. Unless
     given: 2 in a sweep, never in `krona train`, nor with the cosine schedule, which has most to
     gain at its end. The adapter of the best evaluation is kept in any case."""
+    training: Training = field(default_factory=Training)
+    """How trials are trained beside what is searched."""
     protocol: Protocol = field(default_factory=Protocol)
     """How images are made for the scores."""
     device: str | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from evals.protocol import Protocol
+from tune.config.training import Training
 from tune.config.trial import ExperimentConfig, TrialSettings
 from tune.names import resolve_tracking_uri
 from tune.report.gather import Findings, Trial
@@ -64,11 +65,10 @@ def _option(name: str, value: str) -> list[str]:
 
 def _defaults() -> dict[str, Any]:
     """Every option of `krona train` that a run records, by its name."""
-    experiment, trial, protocol = ExperimentConfig(), TrialSettings(), Protocol()
     known: dict[str, Any] = {}
-    for config in (experiment, trial, protocol):
+    for config in (ExperimentConfig(), TrialSettings(), Training(), Protocol()):
         known |= {field.name: getattr(config, field.name) for field in fields(config)}
-    del known["protocol"]
+    del known["training"], known["protocol"]
     return known
 
 

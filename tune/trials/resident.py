@@ -125,6 +125,7 @@ class Resident:
             seed=settings.seed,
             report_every=report_every(self.eval_every(settings)),
             resolution=self.config.resolution,
+            **vars(self.config.training),
         )
 
     def eval_every(self, settings: TrialSettings) -> int:
@@ -191,7 +192,7 @@ def _room(config: ExperimentConfig, adapters: TrialSettings | Choices, place: Pl
     plan = PlanConfig(
         adapter=adapter_config(config, trial),
         resolution=config.resolution,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size * (2 if config.training.prior_weight else 1),
         precision=place.precision,
         mixed_precision=config.mixed_precision,
         keeps_average=config.ema_decay > 0,

@@ -24,6 +24,9 @@ from tune.config.trial import ExperimentConfig
         ({"name": "one/two"}, "sweep 'one/two' must be letters, .* with --name"),
         ({"name": ".."}, "sweep '..' must be"),
         ({"seed": -1}, "seed=-1"),
+        ({"finalists": -1}, "finalists=-1 must be 0 or more"),
+        ({"final_images": 0}, "final_images=0"),
+        ({"confirm": 1}, "confirm=1 must be 0, or 2 or more"),
         ({"seed": 2**31}, "seed=2147483648"),
     ],
 )
