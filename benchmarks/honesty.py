@@ -47,6 +47,8 @@ class Honesty:
     """Of each sweep."""
     steps: int = 100
     """Of a trial."""
+    final_images: int | None = None
+    """Of a finalist at most. Unless given: as by default."""
     images: int = 400
     """Fresh images of an adapter, about; as many of each prompt."""
     threads: int = 2
@@ -63,6 +65,8 @@ def swept(config: Honesty, subject: str, uri: str) -> list[Row]:
     storage = config.folder / "krona-runs"
     command = ["--subject", subject, "--trials", str(config.trials), "--steps", str(config.steps)]
     command += ["--name", name, "--storage", str(storage), "--tracking-uri", uri]
+    if config.final_images is not None:
+        command += ["--final-images", str(config.final_images)]
     if (storage / name).exists():
         command = ["--resume", *command]
     subprocess.run([sys.executable, "-c", KRONA, "sweep", *command], check=True)

@@ -13,7 +13,7 @@ from tune.names import check_name, resolve_tracking_uri
 DEFAULT_TRIALS = 16
 DEFAULT_PATIENCE = 2
 DEFAULT_FINALISTS = 3
-DEFAULT_FINAL_IMAGES = 120
+DEFAULT_FINAL_IMAGES = 168
 MAX_SEED = 2**31  # NumPy's is twice that; a resumed search adds its trials to the seed
 
 
@@ -47,7 +47,7 @@ class SweepConfig:
     Unless given: 3."""
     final_images: int | None = None
     """Images of a finalist at most; fewer where its balance is known to ± 0.02 by then, or where it
-    is beyond doubt behind another. Unless given: 120."""
+    is beyond doubt behind another. Unless given: 168."""
     confirm: int | None = None
     """Further seeds that each finalist is trained with, 2 or more; the champion then is the best on
     average over them, with an interval over seeds. Unless given: none."""
