@@ -5,14 +5,18 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from krona.errors import KronaError
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 HTTP = ("http://", "https://")
+ANSWER_S = 5.0
 
 # MLflow's name of an image that was logged with a key and a step
 _IMAGE = re.compile(
@@ -183,7 +187,23 @@ def existing_store(uri: str | None = None) -> str:
             f"no records at {resolved}: run `make sweep` first, or name another store "
             f"(--tracking-uri, ${TRACKING_VARIABLE})"
         )
+    check_answers(resolved)
     return resolved
+
+
+def check_answers(uri: str) -> None:
+    """Raise KronaError if the store is a server that is away; MLflow would try for minutes."""
+    if not uri.startswith(HTTP):
+        return
+    try:
+        urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S).close()
+    except HTTPError:
+        return  # whoever says no is there
+    except (OSError, HTTPException) as error:
+        raise KronaError(
+            f"no MLflow server answers at {uri} ({error}); start it (`krona ui`), or name another "
+            f"store (--tracking-uri, ${TRACKING_VARIABLE})"
+        ) from error
 
 
 def artifact_root(uri: str | None = None) -> Path:

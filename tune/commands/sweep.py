@@ -8,9 +8,11 @@ def sweep(config: SweepConfig) -> None:
 
     Trials run on Ray and are recorded in MLflow; Ctrl-C keeps what was done, --resume goes on.
     """
+    from tune.names import check_answers
     from tune.trials.checks import check_experiment, check_folder
 
     check_folder(config.storage, "--storage")
+    check_answers(config.tracking())
     if not config.resume:  # it goes on with what it was started with
         check_experiment(config.experiment)
 

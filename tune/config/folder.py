@@ -1,10 +1,16 @@
 """The folder of a sweep: settings and Optuna's study, from which a stopped sweep continues."""
 
+import os
+import platform
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from krona.base.source import lasting
 from krona.errors import KronaError, nearest
@@ -57,6 +63,25 @@ class SweepFolder:
     def is_kept(self) -> bool:
         """Whether there is a sweep to resume here."""
         return (self.path / SETTINGS).exists()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that runs this sweep, until it ends in whatever way.
+
+        Raises: KronaError that names the process which does already.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        runner = self.path / "runner"
+        try:
+            with FileLock(self.path / "running.lock", timeout=0):
+                runner.write_text(f"process {os.getpid()} on {platform.node()}")
+                yield
+        except Timeout as error:
+            who = runner.read_text() if runner.exists() else "another process"
+            raise KronaError(
+                f"sweep '{self.name}' is run by {who}; wait for it, stop it with Ctrl-C, or give "
+                "another --name"
+            ) from error
 
     @property
     def resume_command(self) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ JOIN_S = 15.0  # a slot leaves at its next report; what takes longer ends with R
 START_ATTEMPTS = 3
 NODES_S = 1200.0  # a cloud's node is started, and Python's packages are installed on it
 POLL_S = 1.0
+ANSWER_S = 5.0
 OBJECT_STORE_BYTES = 200 * 2**20  # only settings and numbers pass through it
 
 
@@ -123,7 +125,18 @@ def _alive_nodes() -> list[dict[str, float]]:
 
 
 def _join_ray(address: str) -> None:
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    """Raises: KronaError if no cluster is there, at once where nothing listens at its address."""
+    try:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        if port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray's own are of many kinds
+        said = str(error).strip().partition("\n")[0]
+        raise KronaError(
+            f"the Ray cluster at {address} cannot be joined ({said}); start one (`ray start "
+            "--head`), or leave --address and $RAY_ADDRESS out to run on this machine alone"
+        ) from error
 
 
 def _start_ray() -> None:

@@ -58,7 +58,7 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> SweepResul
     folder, config = open_folder(asked)
     if ignored := ignored_options(asked, config):
         console.print(f"warning: {', '.join(ignored)} ignored: the sweep goes on with its own")
-    with ray_session(config.address):
+    with folder.held(), ray_session(config.address):
         with console.status("waiting for the cluster's nodes"):
             plan = make_plan(config, node_resources(config.min_gpus))
         broker = ray.remote(num_cpus=0, resources=HEAD)(Broker).remote()
@@ -190,8 +190,9 @@ class _Sweep:
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) stops the search in order, a second one at once."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """The first Ctrl-C (SIGTERM, SIGHUP) stops the search in order, a second one at once."""
+        stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        before = {number: signal.getsignal(number) for number in stops}
 
         def request(number: int, frame: object) -> None:
             self._stop.requested = True
