@@ -20,8 +20,6 @@ HOLD = (
 
 # in a process of its own: the other tests' cluster would be joined already
 JOIN = "import sys, tune.slots.cluster as c; c.ray_session(sys.argv[1]).__enter__()"
-    "import sys; from tune.slots.cluster import ray_session; ray_session(sys.argv[1]).__enter__()"
-)
 
 
 @pytest.fixture
