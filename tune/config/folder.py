@@ -68,20 +68,26 @@ class SweepFolder:
     def held(self) -> Iterator[None]:
         """Be the only process that runs this sweep, until it ends in whatever way.
 
+        A disk that has no locks has none of this.
         Raises: KronaError that names the process which does already.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        runner = self.path / "runner"
+        runner, lock = self.path / "runner", FileLock(self.path / "running.lock")
         try:
-            with FileLock(self.path / "running.lock", timeout=0):
-                runner.write_text(f"process {os.getpid()} on {platform.node()}")
-                yield
+            lock.acquire(timeout=0)
         except Timeout as error:
             who = runner.read_text() if runner.exists() else "another process"
             raise KronaError(
                 f"sweep '{self.name}' is run by {who}; wait for it, stop it with Ctrl-C, or give "
                 "another --name"
             ) from error
+        except (OSError, NotImplementedError):
+            pass
+        try:
+            runner.write_text(f"process {os.getpid()} on {platform.node()}")
+            yield
+        finally:
+            lock.release()
 
     @property
     def resume_command(self) -> str:
