@@ -131,6 +131,8 @@ def _interval(metrics: Mapping[str, float]) -> tuple[float, float] | None:
     return None
 
 
-def _order(row: Row) -> tuple[bool, bool, bool, float, str]:
-    balance = row.balance
-    return not row.has_ended, row.interval is None, balance is None, -(balance or 0.0), row.key
+def _order(row: Row) -> tuple[bool, bool, bool, bool, float, str]:
+    """What was measured better comes first: over seeds, over images, at single looks."""
+    balance, is_single = row.balance, row.interval is None
+    unscored = balance is None
+    return not row.has_ended, row.num_seeds is None, is_single, unscored, -(balance or 0.0), row.key

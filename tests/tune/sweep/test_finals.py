@@ -12,7 +12,7 @@ from tiny import tiny_config
 from evals.interval import Looks
 from tune.config.sweep import SweepConfig
 from tune.names import PARENT_TAG
-from tune.records.ranking import Row
+from tune.records.ranking import Row, _order
 from tune.records.table import ranking_table
 from tune.sweep.finals import finalists, race
 from tune.sweep.run import SweepResult, run_sweep
@@ -59,6 +59,13 @@ def test_the_best_single_looks_and_the_papers_default_are_finalists():
     assert [r.key for r in finalists(rows, 2)] == ["b", "e", "f"]
     assert [r.key for r in finalists(rows, 4)] == ["b", "e", "a", "f"]
     assert finalists(rows, 0) == []
+
+
+def test_a_mean_over_seeds_is_not_compared_with_one_seed_of_another_trial():
+    seeds = replace(row("a", 0.7), interval=(0.6, 0.02), num_seeds=2)
+    images = replace(row("b", 0.7), interval=(0.65, 0.02))
+    ordered = sorted([row("c", 0.9), images, seeds], key=_order)
+    assert [r.key for r in ordered] == ["a", "b", "c"]
 
 
 def test_images_are_drawn_until_the_interval_is_narrow_enough():
